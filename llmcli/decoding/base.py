@@ -1,0 +1,65 @@
+"""The seam between models and decoding: strategies see `step`, the prompts and the end ids, and nothing else.
+
+Shapes: B batch, T time, D model width, V vocabulary, H heads, S source positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llmcli.models.base import State
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """logits (B, T, V), or (B, 1, V) at each row's last real token with last_only; hidden (B, T or 1, D)."""
+
+    logits: Tensor
+    hidden: Tensor
+    attention: Tensor | None  # (B, H, T, S) where the model exposes it
+    state: State
+
+
+class GeneratingModel(Protocol):
+    """What a strategy needs of a model: an RNN, a GPT and a translator look the same from here."""
+
+    vocab_size: int
+    max_seq_len: int | None
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def init_state(self, batch_size: int, capacity: int) -> State: ...
+
+    def step(
+        self, ids: Tensor, state: State, lengths: Tensor | None = None, *, last_only: bool = False
+    ) -> StepOutput: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """One decoding step over the batch: the token of each row, None for rows that had ended before."""
+
+    ids: list[int | None]
+    logprobs: list[float]  # natural log of the model's own probability (before temperature and filters) of each id
+
+
+class Strategy(Protocol):
+    """A way to choose tokens. One per file and YAML."""
+
+    def decode(
+        self,
+        model: GeneratingModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        end_ids: frozenset[int],
+        max_new_tokens: int,
+        generator: torch.Generator,
+    ) -> Iterator[Emitted]:
+        """Continue each prompt (at least one id each, lengths may differ); a row ends after an end id is emitted."""
+        ...

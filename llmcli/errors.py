@@ -1,0 +1,27 @@
+"""The errors a user can cause or meet. A message says what, where and what to do; the commands print it, not a traceback."""
+
+
+class LLMError(Exception):
+    """The run failed for a reason outside the program (disk full, non-finite loss, ...). Exit code 1.
+
+    `hint` is the way out, shown on its own line under the message.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class InputError(LLMError, ValueError):
+    """The user's input or config is wrong: a missing file, an impossible size, an unknown key. Exit code 2.
+
+    Also a ValueError, so constructors may raise it and library users may catch either.
+    """
+
+    exit_code = 2
+
+
+class CheckpointError(InputError):
+    """A checkpoint is truncated, foreign, of another format version, or names a target that is not trusted."""

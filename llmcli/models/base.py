@@ -1,0 +1,94 @@
+"""What every backbone offers to tasks, heads and decoding.
+
+Shapes: B batch, T time, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, Self
+
+from torch import Tensor, nn
+
+Kind = Literal["attention", "recurrent", "window", "encoder_decoder"]
+
+
+class State(ABC):
+    """What a model remembers between two calls of `step`: a KV cache, an LSTM cell. Opaque to decoding.
+
+    `lengths` (B,) int64 counts the tokens that each row has consumed.
+    """
+
+    lengths: Tensor
+
+    @abstractmethod
+    def reorder(self, index: Tensor) -> Self:
+        """Rows picked by `index` (B',), as beam search needs; B' may differ from B."""
+
+    @abstractmethod
+    def truncate(self, lengths: Tensor) -> Self:
+        """Forget everything after the first `lengths` (B,) tokens of each row, as speculative decoding needs.
+
+        A recurrent state can go back no further than the start of its last `step`; ValueError otherwise.
+        """
+
+    @abstractmethod
+    def clone(self) -> Self:
+        """An independent copy: stepping one leaves the other as it was."""
+
+    @abstractmethod
+    def detach(self) -> Self:
+        """The same state cut from the graph, for truncated back-propagation through time."""
+
+
+class Backbone(nn.Module, ABC):
+    """ids (B, T) -> hidden (B, T, d_model).
+
+    `causal`: hidden at t depends on ids up to t alone. `max_seq_len`: the longest T, None where there is no limit.
+    `tie_embeddings`: the language-model head shares `input_embedding.weight`.
+    """
+
+    kind: ClassVar[Kind]
+    causal: bool
+    d_model: int
+    vocab_size: int
+    max_seq_len: int | None
+    input_embedding: nn.Embedding
+    tie_embeddings: bool = False
+    logit_softcap: float | None = None
+    head_bias: bool = False
+
+    @abstractmethod
+    def forward(
+        self,
+        ids: Tensor | None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """ids (B, T) int64 -> hidden (B, T, D).
+
+        mask (B, T) bool, True is a real token. segment_ids (B, T): packed documents, attention and recurrence stay
+        inside one. inputs_embeds (B, T, D) replaces the embedding look-up of ids.
+        """
+
+    @abstractmethod
+    def hidden_states(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """Every layer's output (B, T, D), the embedding first."""
+
+    @abstractmethod
+    def init_weights(self) -> None:
+        """Initialise as the family's paper does (called by the constructor)."""
+
+    @abstractmethod
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        """An empty state for `batch_size` rows of at most `capacity` tokens."""
+
+    @abstractmethod
+    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        """Consume ids (B, T) after what `state` holds -> hidden (B, T, D), new state.
+
+        lengths (B,): the real tokens of each row, the rest being padding on the right whose hidden is meaningless and
+        which the state does not remember; None: all T. The given state is spent: use the returned one.
+        """

@@ -1,0 +1,56 @@
+"""What every tokenizer offers, and the special ids that every trained one reserves."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self
+
+# Every tokenizer trained here starts with these ids, so that no later task has to resize an embedding.
+SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>", "<mask>", "<cls>", "<sep>")
+SPARES = tuple(f"<spare_{i}>" for i in range(9))
+RESERVED = SPECIALS + SPARES  # 16 ids
+
+
+class Tokenizer(ABC):
+    """Text to ids and back.
+
+    `encode` never produces a special id from the user's text: "<eos>" typed in a document is five characters.
+    """
+
+    vocab_size: int
+    pad_id: int | None = 0
+    unk_id: int | None = 1
+    bos_id: int | None = 2
+    eos_id: int | None = 3
+    mask_id: int | None = 4
+    cls_id: int | None = 5
+    sep_id: int | None = 6
+    exact: ClassVar[bool] = False  # decode(encode(text)) == text for every text
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text, without special ids (unk_id where the vocabulary has no entry)."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        return [self.encode(text) for text in texts]
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids; special ids give nothing, an unfinished UTF-8 sequence gives U+FFFD."""
+
+    @abstractmethod
+    def token(self, index: int) -> str:
+        """A printable name of one id, for tables and plots."""
+
+    def unknown(self, text: str) -> list[str]:
+        """The distinct characters or words of `text` that `encode` maps to unk_id, in order of appearance."""
+        return []
+
+    @abstractmethod
+    def files(self) -> dict[str, bytes]:
+        """The whole state as named text or model files; `from_files` is the inverse."""
+
+    @classmethod
+    @abstractmethod
+    def from_files(cls, files: Mapping[str, bytes]) -> Self: ...
