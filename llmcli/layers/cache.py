@@ -1,0 +1,137 @@
+"""The key-value cache of an attention decoder: what it has read, so that the next token costs one query.
+
+Shapes: L layers, B batch, T new tokens, H key-value heads, C capacity, S filled positions, K head size.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from llmcli.errors import InputError
+from llmcli.models.base import State
+
+
+class KVCache(State):
+    """keys and values (L, B, H, C, K), allocated once; row b holds the positions 0 ... lengths[b] - 1.
+
+    One `step` of a model calls `positions`, `mask`, then `append` in each layer, then `advance` once. Rows
+    may have different lengths: the padding of a short row is written behind its real tokens, where causality
+    hides it from every real query until the next tokens overwrite it. `append` writes in place: the cache is
+    for inference.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
+        self.keys = keys
+        self.values = values
+        self.lengths = lengths
+        # Bounds of `lengths` as Python ints: reading the tensor in every layer would wait for the device.
+        self._shortest, self._longest = _bounds(lengths)
+
+    @classmethod
+    def empty(
+        cls,
+        *,
+        n_layers: int,
+        batch_size: int,
+        n_kv_heads: int,
+        capacity: int,
+        head_size: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Room for `capacity` tokens in each of `batch_size` rows."""
+        if capacity < 1:
+            raise InputError(f"the cache's capacity ({capacity}) must be at least 1")
+        shape = (n_layers, batch_size, n_kv_heads, capacity, head_size)
+        # Zeros, not uninitialised memory: a masked position has weight 0, and 0 * NaN is NaN.
+        keys = torch.zeros(shape, device=device, dtype=dtype)
+        return cls(keys, torch.zeros_like(keys), torch.zeros(batch_size, dtype=torch.int64, device=device))
+
+    @property
+    def capacity(self) -> int:
+        """The most tokens a row can hold."""
+        return self.keys.shape[3]
+
+    @property
+    def uniform(self) -> int | None:
+        """The length of every row where all are equal (known without asking the device), else None."""
+        return self._longest if self._shortest == self._longest else None
+
+    def positions(self, n_new: int) -> Tensor:
+        """Absolute positions (B, T) of the next `n_new` tokens."""
+        return self.lengths[:, None] + torch.arange(n_new, device=self.lengths.device)
+
+    def mask(self, n_new: int) -> Tensor:
+        """Which of the S positions that `append` returns each new query may see: bool (B, 1, T, S)."""
+        keys = torch.arange(self._filled(n_new), device=self.lengths.device)
+        return (keys <= self.positions(n_new)[:, :, None])[:, None]
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write k, v (B, H, T, K) at each row's next positions -> all keys and values (B, H, S, K), as views.
+
+        Padding that lies beyond the capacity is dropped; real tokens there are refused by `advance`.
+        """
+        keys, values = self.keys[layer], self.values[layer]
+        n_new = k.shape[2]
+        filled = self._filled(n_new)
+        if (start := self.uniform) is not None:
+            keys[:, :, start:filled] = k[:, :, : filled - start]
+            values[:, :, start:filled] = v[:, :, : filled - start]
+        else:
+            positions = self.positions(n_new)
+            if self._longest + n_new > self.capacity:
+                rows, new = torch.nonzero(positions < self.capacity, as_tuple=True)
+            else:
+                rows = torch.arange(len(positions), device=positions.device).repeat_interleave(n_new)
+                new = torch.arange(n_new, device=positions.device).repeat(len(positions))
+            at = positions[rows, new]
+            keys[rows, :, at] = k[rows, :, new].to(keys.dtype)
+            values[rows, :, at] = v[rows, :, new].to(values.dtype)
+        return keys[:, :, :filled], values[:, :, :filled]
+
+    def advance(self, n_new: int | Tensor) -> Self:
+        """Count the tokens just appended: the same number for every row, or `lengths` (B,) -> this cache.
+
+        Raises:
+            InputError: a row would hold more than the capacity.
+        """
+        if isinstance(n_new, int):
+            shortest, longest = self._shortest + n_new, self._longest + n_new
+            lengths = self.lengths + n_new
+        else:
+            lengths = self.lengths + n_new.to(self.lengths)
+            shortest, longest = _bounds(lengths)
+        if longest > self.capacity:
+            raise InputError(
+                f"{longest} tokens do not fit the cache's capacity of {self.capacity}",
+                hint="ask init_state for a larger capacity, or generate fewer tokens",
+            )
+        self.lengths, self._shortest, self._longest = lengths, shortest, longest
+        return self
+
+    def reorder(self, index: Tensor) -> Self:
+        return type(self)(self.keys[:, index], self.values[:, index], self.lengths[index])
+
+    def truncate(self, lengths: Tensor) -> Self:
+        """The first `lengths` (B,) tokens of each row; it shares memory with this cache, which is spent."""
+        lengths = lengths.to(self.lengths)
+        if bool((lengths > self.lengths).any()) or bool((lengths < 0).any()):
+            raise ValueError(f"cannot truncate rows of {self.lengths.tolist()} tokens to {lengths.tolist()}")
+        return type(self)(self.keys, self.values, lengths)
+
+    def clone(self) -> Self:
+        return type(self)(self.keys.clone(), self.values.clone(), self.lengths.clone())
+
+    def detach(self) -> Self:
+        return type(self)(self.keys.detach(), self.values.detach(), self.lengths)
+
+    def _filled(self, n_new: int) -> int:
+        return min(self._longest + n_new, self.capacity)
+
+
+def _bounds(lengths: Tensor) -> tuple[int, int]:
+    low, high = torch.stack(lengths.aminmax()).tolist()
+    return low, high
