@@ -1,0 +1,379 @@
+"""A modern decoder-only transformer, small enough to read top to bottom.
+
+Shapes: B batch, T new tokens, S visible positions, D model width, H heads, G key-value heads, K head size,
+V vocabulary.
+
+Decisions, each kept because it won at equal steps (docs/ablations.md):
+- rotary positions (Su et al. 2021) and RMS norms without weights, before each branch (Zhang & Sennrich 2019);
+- queries and keys normalised per head (Henry et al. 2020), so a large learning rate cannot saturate the
+  softmax;
+- squared ReLU (So et al. 2021) in the feed-forward;
+- output projections of both branches and the untied head start at zero: the untrained model predicts
+  uniformly and every block starts as the identity;
+- logits capped at +-`logit_softcap` by a tanh (Gemma 2, 2024), applied by the head;
+- hashed n-gram embeddings added to the input (Roy et al. 2022; Huang et al. 2025): what a small model would
+  spend its first layer on is looked up instead.
+No biases. q, k and v are separate parameters.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmcli.errors import InputError
+from llmcli.layers.attention import attend, visibility
+from llmcli.layers.cache import KVCache
+from llmcli.models.base import Backbone, Kind, State, check_rates, check_sizes
+
+Activation = Literal["relu2", "swiglu", "gelu"]
+
+
+class Transformer(Backbone):
+    """ids (B, T) -> hidden (B, T, D); causal or, with causal=False, an encoder.
+
+    `n_kv_heads` below n_heads shares keys and values between heads (Ainslie et al. 2023). `d_ff` None is 4
+    * d_model, or 8/3 of it for swiglu, which has a third matrix. `ngram_rows`: rows of the tables for the
+    last 2, 3, ... tokens, [] for none. `dropout` acts on the embedding and on each branch's output.
+    """
+
+    kind: ClassVar[Kind] = "attention"
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        max_seq_len: int,
+        causal: bool,
+        d_model: int,
+        n_layers: int,
+        n_heads: int,
+        n_kv_heads: int | None,
+        d_ff: int | None,
+        activation: Activation,
+        qk_norm: bool,
+        rope_theta: float,
+        ngram_rows: list[int],
+        tie_embeddings: bool,
+        logit_softcap: float | None,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        check_sizes(vocab_size=vocab_size, max_seq_len=max_seq_len, d_model=d_model, n_layers=n_layers)
+        check_sizes(n_heads=n_heads, n_kv_heads=n_kv_heads or n_heads, d_ff=d_ff or d_model)
+        check_rates(dropout=dropout)
+        if d_model % n_heads:
+            raise InputError(f"model.d_model ({d_model}) must be divisible by model.n_heads ({n_heads})")
+        if d_model // n_heads % 2:
+            raise InputError(
+                f"model.d_model / model.n_heads ({d_model // n_heads}) must be even for rotary positions"
+            )
+        n_kv_heads = n_kv_heads or n_heads
+        if n_heads % n_kv_heads:
+            raise InputError(
+                f"model.n_heads ({n_heads}) must be divisible by model.n_kv_heads ({n_kv_heads})"
+            )
+        self.causal = causal
+        self.d_model = d_model
+        self.vocab_size = vocab_size
+        self.max_seq_len = max_seq_len
+        self.tie_embeddings = tie_embeddings
+        self.logit_softcap = logit_softcap
+        self.n_kv_heads = n_kv_heads
+        self.head_size = d_model // n_heads
+        self.input_embedding = nn.Embedding(vocab_size, d_model)
+        self.ngram_embedding = NgramEmbedding(vocab_size=vocab_size, d_model=d_model, rows=ngram_rows)
+        self.blocks = nn.ModuleList(
+            Block(
+                d_model=d_model,
+                n_heads=n_heads,
+                n_kv_heads=n_kv_heads,
+                d_ff=d_ff or (8 * d_model // 3 if activation == "swiglu" else 4 * d_model),
+                activation=activation,
+                qk_norm=qk_norm,
+                dropout=dropout,
+            )
+            for _ in range(n_layers)
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.cos: Tensor
+        self.sin: Tensor
+        cos, sin = rotary_table(max_seq_len, self.head_size, rope_theta)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Uniform matrices of variance 1 / (3 * fan-in), zero output projections and n-gram tables."""
+        # The embedding is normalised before use, so its scale only matters where it doubles as the head.
+        nn.init.normal_(self.input_embedding.weight, std=0.02 if self.tie_embeddings else 1.0)
+        for table in self.ngram_embedding.parameters():
+            nn.init.zeros_(table)
+        for block in self.blocks:
+            for name, weight in block.named_parameters():
+                if name.endswith(("out.weight", "down.weight")):
+                    nn.init.zeros_(weight)
+                else:
+                    bound = weight.shape[1] ** -0.5
+                    nn.init.uniform_(weight, -bound, bound)
+
+    def init_head(self, weight: Tensor) -> None:
+        """Zero: the untrained model predicts every token alike."""
+        nn.init.zeros_(weight)
+
+    def forward(
+        self,
+        ids: Tensor | None,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """As in Backbone; n-grams are of ids, so `inputs_embeds` without ids gets none."""
+        return self._layers(ids, mask, positions, segment_ids, inputs_embeds)[-1]
+
+    def hidden_states(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """The embedding, each block's output, the last one normalised as `forward` returns it."""
+        return self._layers(ids, mask, None, None, None)
+
+    def _layers(
+        self,
+        ids: Tensor | None,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        segment_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> list[Tensor]:
+        x = self._embed(ids, mask, segment_ids, inputs_embeds)  # (B, T, D)
+        n_tokens = x.shape[1]
+        assert self.max_seq_len is not None
+        if n_tokens > self.max_seq_len:
+            raise InputError(
+                f"{n_tokens} tokens are more than model.max_seq_len ({self.max_seq_len})",
+                hint="shorten the input or raise model.max_seq_len",
+            )
+        if positions is None:
+            cos, sin = self.cos[:n_tokens], self.sin[:n_tokens]  # (T, K / 2)
+        else:
+            cos, sin = self.cos[positions, None], self.sin[positions, None]  # (B, 1, T, K / 2)
+        visible = visibility(n_tokens, self.causal, mask, segment_ids)
+        states = [x]
+        for block in self.blocks:
+            states.append(block(states[-1], cos, sin, visible, self.causal))
+        states[-1] = norm(states[-1])
+        return states
+
+    def _embed(
+        self,
+        ids: Tensor | None,
+        mask: Tensor | None,
+        segment_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+    ) -> Tensor:
+        if ids is None and inputs_embeds is None:
+            raise ValueError("forward needs ids or inputs_embeds")
+        x = self.input_embedding(ids) if inputs_embeds is None else inputs_embeds
+        if ids is not None and self.ngram_embedding.tables:
+            x = x + self.ngram_embedding(self.ngram_embedding.history(ids, mask, segment_ids))
+        dropped: Tensor = self.dropout(norm(x))
+        return dropped
+
+    def init_state(self, batch_size: int, capacity: int) -> DecoderState:
+        assert self.max_seq_len is not None
+        if capacity > self.max_seq_len:
+            raise InputError(f"{capacity} tokens are more than model.max_seq_len ({self.max_seq_len})")
+        weight = self.input_embedding.weight
+        cache = KVCache.empty(
+            n_layers=len(self.blocks),
+            batch_size=batch_size,
+            n_kv_heads=self.n_kv_heads,
+            capacity=capacity,
+            head_size=self.head_size,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
+        width = self.ngram_embedding.order + capacity
+        ids = torch.full((batch_size, width), self.vocab_size, device=weight.device)
+        return DecoderState(cache, ids)
+
+    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        assert isinstance(state, DecoderState)
+        cache = state.cache
+        n_new = ids.shape[1]
+        positions = cache.positions(n_new)  # (B, T)
+        x = self.input_embedding(ids)
+        if self.ngram_embedding.tables:
+            x = x + self.ngram_embedding(state.remember(ids, self.ngram_embedding.order))
+        x = self.dropout(norm(x))
+        # Padding may lie beyond the table; its hidden is meaningless.
+        at = positions.clamp(max=len(self.cos) - 1)[:, None]
+        cos, sin = self.cos[at], self.sin[at]  # (B, 1, T, K / 2)
+        alone = n_new == 1 and cache.uniform is not None  # the newest token sees all there is
+        visible = None if alone else cache.mask(n_new)  # (B, 1, T, S)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cos, sin, visible, False, cache, layer)
+        cache.advance(n_new if lengths is None else lengths)
+        return norm(x), state
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        n_heads: int,
+        n_kv_heads: int,
+        d_ff: int,
+        activation: Activation,
+        qk_norm: bool,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.head_size = d_model // n_heads
+        self.activation = activation
+        self.qk_norm = qk_norm
+        self.q = nn.Linear(d_model, n_heads * self.head_size, bias=False)
+        self.k = nn.Linear(d_model, n_kv_heads * self.head_size, bias=False)
+        self.v = nn.Linear(d_model, n_kv_heads * self.head_size, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.gate = nn.Linear(d_model, d_ff, bias=False) if activation == "swiglu" else None
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        visible: Tensor | None,
+        causal: bool,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """x (B, T, D) -> (B, T, D); visible and causal as in `attend`; cos and sin (..., T, K / 2)."""
+        h = norm(x)
+        q, k, v = (self._heads(project(h)) for project in (self.q, self.k, self.v))  # (B, H or G, T, K)
+        if self.qk_norm:
+            q, k = norm(q), norm(k)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # (B, G, S, K)
+            q = q.to(k.dtype)
+        y = attend(q, k, v, visible=visible, causal=causal)  # (B, H, T, K)
+        x = x + self.dropout(self.out(y.transpose(1, 2).flatten(2)))
+        branch: Tensor = self.dropout(self.down(self._activate(norm(x))))
+        return x + branch
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], -1, self.head_size).transpose(1, 2)
+
+    def _activate(self, x: Tensor) -> Tensor:
+        up: Tensor = self.up(x)  # (B, T, d_ff)
+        if self.gate is not None:
+            return F.silu(self.gate(x)) * up
+        return F.relu(up).square() if self.activation == "relu2" else F.gelu(up)
+
+
+class NgramEmbedding(nn.Module):
+    """What precedes a token, looked up: the sum over one hashed table per n-gram length (Roy et al. 2022).
+
+    `rows[i]` is the size of the table for n = i + 2. A table with a row for every n-gram has no collisions.
+    """
+
+    PRIME: ClassVar[int] = 2**31 - 1  # a key times a vocabulary below 2**32 stays inside int64
+    MIXER: ClassVar[int] = 1_103_515_245
+
+    def __init__(self, *, vocab_size: int, d_model: int, rows: list[int]) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.rows = rows
+        self.order = len(rows) + 1
+        self.tables = nn.ModuleList(nn.Embedding(n, d_model) for n in rows)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """history (B, T, order): each token after the ones before it, oldest first -> (B, T, D)."""
+        base = self.vocab_size + 1  # one more id: nothing there
+        key = history[..., -1]
+        place = 1
+        total: Tensor | float = 0.0
+        for n, (table, rows) in enumerate(zip(self.tables, self.rows, strict=True), start=2):
+            place = place * base % self.PRIME
+            key = (key + history[..., -n] * place) % self.PRIME
+            exact = base**n <= rows
+            index = key if exact else key * self.MIXER % self.PRIME % rows
+            total = total + table(index)
+        assert isinstance(total, Tensor)
+        return total
+
+    def history(self, ids: Tensor, mask: Tensor | None, segment_ids: Tensor | None) -> Tensor:
+        """ids (B, T) -> (B, T, order); `vocab_size` stands where padding or another document would be."""
+        columns = [ids]
+        for back in range(1, self.order):
+            before = F.pad(ids, (back, 0), value=self.vocab_size)[:, : ids.shape[1]]
+            if mask is not None:
+                real = F.pad(mask, (back, 0), value=False)[:, : ids.shape[1]]
+                before = before.where(real, self.vocab_size)
+            if segment_ids is not None:
+                same = F.pad(segment_ids, (back, 0), value=-1)[:, : ids.shape[1]] == segment_ids
+                before = before.where(same, self.vocab_size)
+            columns.append(before)
+        return torch.stack(columns[::-1], dim=-1)
+
+
+class DecoderState(State):
+    """The key-value cache and the ids it was made from, which the n-grams of the next tokens start with.
+
+    ids (B, N - 1 + C + 1): a margin of "nothing there" before the first token, the tokens, and one column
+    that takes what padding writes beyond the capacity.
+    """
+
+    def __init__(self, cache: KVCache, ids: Tensor) -> None:
+        self.cache = cache
+        self.ids = ids
+
+    @property
+    def lengths(self) -> Tensor:  # type: ignore[override]
+        return self.cache.lengths
+
+    def remember(self, ids: Tensor, order: int) -> Tensor:
+        """Write the next ids (B, T) -> each after the `order` - 1 before it, oldest first (B, T, order)."""
+        first = self.cache.positions(ids.shape[1])[..., None]  # (B, T, 1)
+        window = (first + torch.arange(order, device=ids.device)).clamp(max=self.ids.shape[1] - 1)
+        self.ids.scatter_(1, window[..., -1], ids)
+        return self.ids.gather(1, window.flatten(1)).view_as(window)
+
+    def reorder(self, index: Tensor) -> Self:
+        return type(self)(self.cache.reorder(index), self.ids[index])
+
+    def truncate(self, lengths: Tensor) -> Self:
+        return type(self)(self.cache.truncate(lengths), self.ids)
+
+    def clone(self) -> Self:
+        return type(self)(self.cache.clone(), self.ids.clone())
+
+    def detach(self) -> Self:
+        return type(self)(self.cache.detach(), self.ids)
+
+
+def norm(x: Tensor) -> Tensor:
+    """RMS norm over the last dimension, without weights: the next matrix can hold them."""
+    return F.rms_norm(x, (x.shape[-1],))
+
+
+def rotary_table(max_seq_len: int, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (max_seq_len, K / 2) of position * theta ** (-2 i / K)."""
+    frequencies = theta ** (-torch.arange(0, head_size, 2) / head_size)
+    angles = torch.outer(torch.arange(max_seq_len), frequencies)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + K / 2) of x (B, H, T, K) by their position's angles."""
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cos + right * sin, right * cos - left * sin), dim=-1).type_as(x)
