@@ -10,7 +10,23 @@ from typing import ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
+from llmcli.errors import InputError
+
 Kind = Literal["attention", "recurrent", "window", "encoder_decoder"]
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise InputError for the first size below 1: `n_layers (-2) must be at least 1`."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise InputError(f"{name} ({size}) must be at least 1")
+
+
+def check_rates(**rates: float) -> None:
+    """Raise InputError for the first dropout rate outside [0, 1)."""
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise InputError(f"{name} ({rate}) must be at least 0 and below 1")
 
 
 class State(ABC):
@@ -44,8 +60,8 @@ class State(ABC):
 class Backbone(nn.Module, ABC):
     """ids (B, T) -> hidden (B, T, d_model).
 
-    `causal`: hidden at t depends on ids up to t alone. `max_seq_len`: the longest T, None where there is no limit.
-    `tie_embeddings`: the language-model head shares `input_embedding.weight`.
+    `causal`: hidden at t depends on ids up to t alone. `max_seq_len`: the longest T, None where there is no
+    limit. `tie_embeddings`: the language-model head shares `input_embedding.weight`.
     """
 
     kind: ClassVar[Kind]
@@ -69,8 +85,8 @@ class Backbone(nn.Module, ABC):
     ) -> Tensor:
         """ids (B, T) int64 -> hidden (B, T, D).
 
-        mask (B, T) bool, True is a real token. segment_ids (B, T): packed documents, attention and recurrence stay
-        inside one. inputs_embeds (B, T, D) replaces the embedding look-up of ids.
+        mask (B, T) bool, True is a real token. segment_ids (B, T): packed documents, attention and recurrence
+        stay inside one. inputs_embeds (B, T, D) replaces the embedding look-up of ids.
         """
 
     @abstractmethod
@@ -81,6 +97,10 @@ class Backbone(nn.Module, ABC):
     def init_weights(self) -> None:
         """Initialise as the family's paper does (called by the constructor)."""
 
+    def init_head(self, weight: Tensor) -> None:
+        """Initialise an untied head's weight (V, D); families with another practice override."""
+        nn.init.normal_(weight, std=0.02)
+
     @abstractmethod
     def init_state(self, batch_size: int, capacity: int) -> State:
         """An empty state for `batch_size` rows of at most `capacity` tokens."""
@@ -89,6 +109,7 @@ class Backbone(nn.Module, ABC):
     def step(self, ids: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
         """Consume ids (B, T) after what `state` holds -> hidden (B, T, D), new state.
 
-        lengths (B,): the real tokens of each row, the rest being padding on the right whose hidden is meaningless and
-        which the state does not remember; None: all T. The given state is spent: use the returned one.
+        lengths (B,): the real tokens of each row, the rest being padding on the right whose hidden is
+        meaningless and which the state does not remember; None: all T. The given state is spent: use the
+        returned one.
         """

@@ -1,0 +1,127 @@
+"""Losses over large vocabularies.
+
+Shapes: N tokens, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+IGNORED = -100  # the label of a position that counts for nothing, as in torch.nn.functional.cross_entropy
+
+
+def softcapped(logits: Tensor, softcap: float | None) -> Tensor:
+    """Bend logits smoothly into (-softcap, softcap), in float32 or wider (Gemma Team 2024, section 2)."""
+    if softcap is None:
+        return logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return softcap * torch.tanh(logits / softcap)
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    *,
+    softcap: float | None,
+    label_smoothing: float,
+    chunk: int,
+) -> Tensor:
+    """Cross-entropy of `softcapped(hidden @ weight.T + bias)`, in nats, summed over labels other than -100.
+
+    hidden (N, D), weight (V, D), bias (V,), labels (N,) -> scalar in float32 or wider. Only `chunk` rows of
+    logits exist at a time: their gradients are computed with the loss, so backward is one multiplication.
+    Under autocast the matrix products are in its dtype, the softmax and the weight's gradient in float32.
+    """
+    device = hidden.device.type
+    autocast = torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else weight.dtype
+    with torch.autocast(device, enabled=False):
+        loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, labels, softcap, label_smoothing, chunk, dtype, torch.is_grad_enabled()
+        )
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        softcap: float | None,
+        label_smoothing: float,
+        chunk: int,
+        dtype: torch.dtype,
+        with_grad: bool,
+    ) -> Tensor:
+        wide = torch.promote_types(dtype, torch.float32)
+        vocab_size = len(weight)
+        low_weight = weight.to(dtype)
+        loss = torch.zeros((), dtype=wide, device=hidden.device)
+        needs_hidden, needs_weight, needs_bias = (with_grad and needed for needed in ctx.needs_input_grad[:3])
+        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=wide) if needs_weight else None
+        grad_bias = torch.zeros(vocab_size, dtype=wide, device=hidden.device) if needs_bias else None
+        for start in range(0, len(hidden), chunk):
+            rows = slice(start, start + chunk)
+            x, target = hidden[rows].to(dtype), labels[rows]
+            logits = (x @ low_weight.T).to(wide)  # (n, V)
+            if bias is not None:
+                logits += bias
+            logits = softcapped(logits, softcap)
+            real = (target != IGNORED)[:, None]
+            target = target[:, None].clamp(min=0)
+            log_z = logits.logsumexp(dim=1, keepdim=True)
+            nll = log_z - logits.gather(1, target)
+            if label_smoothing:
+                uniform = log_z - logits.mean(dim=1, keepdim=True)
+                nll = (1 - label_smoothing) * nll + label_smoothing * uniform
+            loss += nll.masked_fill(~real, 0).sum()
+            if not (needs_hidden or needs_weight or needs_bias):
+                continue
+            slope = None if softcap is None else 1 - (logits / softcap).square()
+            grad = logits.sub_(log_z).exp_()  # softmax; the gradient of the logits is softmax - target
+            if label_smoothing:
+                grad -= label_smoothing / vocab_size
+            grad.scatter_add_(1, target, torch.full_like(nll, label_smoothing - 1))
+            grad *= real
+            if slope is not None:
+                grad *= slope
+            if grad_bias is not None:
+                grad_bias += grad.sum(dim=0)
+            grad = grad.to(dtype)
+            if grad_hidden is not None:
+                grad_hidden[rows] = grad @ low_weight
+            if grad_weight is not None:
+                grad_weight += grad.T @ x
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.weight_dtype = weight.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
+        return (
+            None if grad_hidden is None else grad_hidden * grad_loss.to(grad_hidden.dtype),
+            None if grad_weight is None else (grad_weight * grad_loss).to(ctx.weight_dtype),
+            None if grad_bias is None else (grad_bias * grad_loss).to(ctx.weight_dtype),
+            *(None,) * 6,
+        )
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
+    """Cross-entropy in nats of logits (N, V), summed over the labels (N,) that are not -100."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(
+        wide, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )

@@ -1,0 +1,170 @@
+"""The chunked loss equals the plain one, and heads do what their backbone asks."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from llmcli import heads
+from llmcli.errors import InputError
+from llmcli.heads import LanguageModelHead
+from llmcli.losses import linear_cross_entropy, softcapped
+
+N, D, V = 23, 8, 31
+
+
+def inputs(dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(N, D, generator=generator, dtype=dtype).requires_grad_()
+    weight = torch.randn(V, D, generator=generator, dtype=dtype).requires_grad_()
+    bias = torch.randn(V, generator=generator, dtype=dtype).requires_grad_()
+    labels = torch.randint(V, (N,), generator=generator)
+    labels[3::5] = -100
+    return hidden, weight, bias, labels
+
+
+def plain(hidden, weight, bias, labels, softcap, label_smoothing):
+    logits = F.linear(hidden, weight, bias)
+    if softcap is not None:
+        logits = softcap * torch.tanh(logits / softcap)
+    return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+
+
+@pytest.mark.parametrize(
+    ("softcap", "label_smoothing", "with_bias", "chunk"),
+    list(itertools.product([None, 2.0], [0.0, 0.1], [True, False], [4, 23, 100])),
+)
+def test_chunked_loss_and_gradients_equal_the_plain_ones(softcap, label_smoothing, with_bias, chunk):
+    hidden, weight, bias, labels = inputs()
+    leaves = [hidden, weight, bias] if with_bias else [hidden, weight]
+    args = (hidden, weight, bias if with_bias else None, labels)
+    expected = plain(*args, softcap, label_smoothing)
+    actual = linear_cross_entropy(*args, softcap=softcap, label_smoothing=label_smoothing, chunk=chunk)
+    torch.testing.assert_close(actual, expected)
+    # an upstream factor, as from a mean or a loss scale
+    torch.testing.assert_close(
+        torch.autograd.grad(0.25 * actual, leaves), torch.autograd.grad(0.25 * expected, leaves)
+    )
+
+
+def test_only_the_gradients_that_are_needed():
+    hidden, weight, bias, labels = inputs()
+    loss = linear_cross_entropy(
+        hidden, weight.detach(), bias.detach(), labels, softcap=None, label_smoothing=0.0, chunk=4
+    )
+    (grad,) = torch.autograd.grad(loss, hidden)
+    (expected,) = torch.autograd.grad(plain(hidden, weight, bias, labels, None, 0.0), hidden)
+    torch.testing.assert_close(grad, expected)
+    with torch.no_grad():
+        loss = linear_cross_entropy(hidden, weight, bias, labels, softcap=None, label_smoothing=0.0, chunk=4)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, plain(hidden, weight, bias, labels, None, 0.0).detach())
+
+
+def test_all_labels_ignored_is_zero_with_zero_gradients():
+    hidden, weight, bias, labels = inputs()
+    loss = linear_cross_entropy(
+        hidden, weight, bias, torch.full_like(labels, -100), softcap=None, label_smoothing=0.1, chunk=4
+    )
+    assert loss.item() == 0
+    assert not any(grad.any() for grad in torch.autograd.grad(loss, [hidden, weight, bias]))
+
+
+def test_autocast_uses_its_dtype_for_the_products_and_float32_for_the_rest():
+    hidden, weight, bias, labels = inputs(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = linear_cross_entropy(hidden, weight, bias, labels, softcap=15.0, label_smoothing=0.0, chunk=8)
+    expected = plain(hidden, weight, bias, labels, 15.0, 0.0)
+    assert loss.dtype == torch.float32
+    assert loss.item() != expected.item()
+    torch.testing.assert_close(loss, expected, rtol=1e-2, atol=0)
+    for grad, reference in zip(
+        torch.autograd.grad(loss, [hidden, weight, bias]),
+        torch.autograd.grad(expected, [hidden, weight, bias]),
+        strict=True,
+    ):
+        assert grad.dtype == torch.float32
+        assert (grad - reference).norm() < 1e-2 * reference.norm()
+
+
+def head(**changes):
+    sizes = {
+        "d_model": D,
+        "vocab_size": V,
+        "embedding": None,
+        "bias": True,
+        "softcap": None,
+        "label_smoothing": 0.1,
+    }
+    torch.manual_seed(0)
+    return LanguageModelHead(**{**sizes, **changes})
+
+
+def test_the_head_takes_the_chunked_path_for_many_logits_with_the_same_result(monkeypatch):
+    model = head(softcap=5.0)
+    nn.init.normal_(model.bias)
+    hidden = torch.randn(2, 6, D, requires_grad=True)
+    labels = torch.randint(V, (2, 6))
+    leaves = [hidden, *model.parameters()]
+    expected = model(hidden, labels)
+    calls = []
+    monkeypatch.setattr(heads, "PLAIN_LOGITS", 0)
+    monkeypatch.setattr(heads, "CHUNK", 5)
+    monkeypatch.setattr(
+        heads, "linear_cross_entropy", lambda *a, **k: calls.append(1) or linear_cross_entropy(*a, **k)
+    )
+    actual = model.loss(hidden, labels)
+    assert calls
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(torch.autograd.grad(actual, leaves), torch.autograd.grad(expected, leaves))
+
+
+def test_label_smoothing_is_for_training_alone():
+    model = head()
+    hidden, labels = torch.randn(2, 6, D), torch.randint(V, (2, 6))
+    smoothed = model.loss(hidden, labels)
+    model.eval()
+    logits = model.logits(hidden)
+    torch.testing.assert_close(
+        model.loss(hidden, labels), F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    )
+    assert smoothed != model.loss(hidden, labels)
+
+
+def test_loss_and_correct_counts_what_the_highest_logit_names(monkeypatch):
+    monkeypatch.setattr(heads, "CHUNK", 5)
+    model = head(softcap=5.0).eval()
+    hidden = torch.randn(2, 6, D)
+    labels = model.logits(hidden).argmax(-1)
+    labels[0, 0] = (labels[0, 0] + 1) % V
+    labels[1, 4:] = -100
+    loss, correct = model.loss_and_correct(hidden, labels)
+    assert correct.item() == 9
+    torch.testing.assert_close(loss, model.loss(hidden, labels).detach())
+
+
+def test_a_tied_head_shares_the_parameter():
+    embedding = nn.Embedding(V, D)
+    model = head(embedding=embedding, bias=False)
+    assert model.weight is embedding.weight
+    model.loss(torch.randn(1, 3, D), torch.tensor([[1, 2, 3]])).backward()
+    assert embedding.weight.grad is not None
+
+
+def test_softcap_bounds_logits_in_float32():
+    logits = softcapped(torch.tensor([-1e4, 0.0, 1.0, 1e4], dtype=torch.bfloat16), 15.0)
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(
+        logits, torch.tensor([-15.0, 0.0, 15 * torch.tanh(torch.tensor(1 / 15)), 15.0])
+    )
+
+
+def test_mistakes_are_named():
+    with pytest.raises(InputError, match=r"label_smoothing \(1.0\) must be at least 0 and below 1"):
+        head(label_smoothing=1.0)
+    with pytest.raises(InputError, match=r"softcap \(0\) must be above 0"):
+        head(softcap=0)
+    with pytest.raises(InputError, match=r"head \(31, 8\) cannot share the embedding's weight \(31, 4\)"):
+        head(embedding=nn.Embedding(V, 4))
