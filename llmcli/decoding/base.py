@@ -43,10 +43,13 @@ class GeneratingModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """One decoding step over the batch: the token of each row, None for rows that had ended before."""
+    """One decoding step over the batch: the token of each row, None for rows that had ended before.
+
+    logprobs: natural log of the model's own probability (before temperature and filters) of each id.
+    """
 
     ids: list[int | None]
-    logprobs: list[float]  # natural log of the model's own probability (before temperature and filters) of each id
+    logprobs: list[float]
 
 
 class Strategy(Protocol):
@@ -61,5 +64,5 @@ class Strategy(Protocol):
         max_new_tokens: int,
         generator: torch.Generator,
     ) -> Iterator[Emitted]:
-        """Continue each prompt (at least one id each, lengths may differ); a row ends after an end id is emitted."""
+        """Continue each prompt (at least one id each, lengths may differ); a row ends after an end id."""
         ...

@@ -1,0 +1,143 @@
+"""The token-by-token loop that greedy decoding and sampling share.
+
+Shapes: B batch, T time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from llmcli.decoding.base import Emitted, GeneratingModel
+from llmcli.errors import InputError, LLMError
+from llmcli.models.base import State
+
+Choose = Callable[[Tensor], Tensor]  # logits (B, V) float32, which it may overwrite -> ids (B,) int64
+
+
+def kept_tokens(length: int, window: int | None) -> int:
+    """How many of a row's last tokens the model sees when the row must be read anew.
+
+    A row that fits the window keeps everything. One that does not keeps three quarters of the window: the
+    rest is room for new tokens, so that reading anew happens once per quarter window and a token costs the
+    same however long the text.
+    """
+    if window is None or length <= window:
+        return length
+    return max(1, window * 3 // 4)
+
+
+@torch.inference_mode()
+def decode_tokens(
+    model: GeneratingModel,
+    prompts: Sequence[Sequence[int]],
+    choose: Choose,
+    *,
+    end_ids: frozenset[int],
+    max_new_tokens: int,
+    repetition_penalty: float,
+) -> Iterator[Emitted]:
+    """Continue every prompt by one token per step, until all rows have ended or `max_new_tokens` are out.
+
+    The contexts of the rows, and when each slides past the model's window, depend on that row alone.
+
+    Raises:
+        InputError: max_new_tokens below 1, an empty prompt, or a prompt id outside the vocabulary.
+        LLMError: the model's logits are not finite.
+    """
+    _check(model, prompts, max_new_tokens)
+    window = model.max_seq_len
+    contexts = [list(prompt[len(prompt) - kept_tokens(len(prompt), window) :]) for prompt in prompts]
+    ended = [False] * len(prompts)
+    seen = _seen(model, prompts) if repetition_penalty != 1.0 else None
+
+    logits, state = _prefill(model, contexts, max_new_tokens)
+    for step in range(max_new_tokens):
+        own = torch.log_softmax(logits, dim=-1)  # (B, V)
+        if seen is not None:
+            logits = penalise(logits, seen, repetition_penalty)
+        chosen = choose(logits)  # (B,)
+        if seen is not None:
+            seen.scatter_(1, chosen[:, None], True)
+        logprobs = own.gather(1, chosen[:, None])[:, 0]
+        # Both lists cross to the host in one transfer. float64 holds every id exactly; MPS lacks it, and
+        # float32 holds them up to 16 million.
+        wide = torch.float32 if chosen.device.type == "mps" else torch.float64
+        ids, values = torch.stack((chosen.to(wide), logprobs.to(wide))).tolist()
+        emitted: list[int | None] = []
+        for row, (number, value) in enumerate(zip(ids, values, strict=True)):
+            if math.isnan(value):
+                raise LLMError("the model's logits are not finite", hint="train with a lower learning rate")
+            contexts[row].append(int(number))
+            emitted.append(None if ended[row] else int(number))
+            ended[row] = ended[row] or int(number) in end_ids
+        yield Emitted(ids=emitted, logprobs=values)
+        if all(ended) or step + 1 == max_new_tokens:
+            return
+        if window is not None and any(len(context) > window for context in contexts):
+            # Rows that have ended are read on with one token, only to keep the batch in shape.
+            contexts = [
+                context[-1:] if over else context[len(context) - kept_tokens(len(context), window) :]
+                for context, over in zip(contexts, ended, strict=True)
+            ]
+            logits, state = _prefill(model, contexts, max_new_tokens - step - 1)
+        else:
+            out = model.step(chosen[:, None], state, last_only=True)
+            logits, state = out.logits[:, -1].float(), out.state
+
+
+def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Repetition penalty of CTRL (Keskar et al. 2019), logits (B, V), seen (B, V) bool -> (B, V).
+
+    The paper divides the logits of tokens seen before by the penalty. That would make a token with a negative
+    logit more likely, so a negative one is multiplied.
+    """
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def check_penalty(penalty: float) -> None:
+    if not (penalty > 0 and math.isfinite(penalty)):
+        raise InputError(f"repetition_penalty ({penalty}) must be above 0", hint="1.0 switches it off")
+
+
+def _check(model: GeneratingModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
+    for row, prompt in enumerate(prompts):
+        if not prompt:
+            raise InputError(f"prompt {row} is empty: a model needs at least one token to start from")
+        for index in (min(prompt), max(prompt)):
+            if not 0 <= index < model.vocab_size:
+                raise InputError(
+                    f"prompt {row} holds id {index}, the model knows 0 to {model.vocab_size - 1}"
+                )
+
+
+def _seen(model: GeneratingModel, prompts: Sequence[Sequence[int]]) -> Tensor:
+    """(B, V) bool: the tokens of each prompt, all of it, also what no longer fits the window."""
+    seen = torch.zeros(len(prompts), model.vocab_size, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        seen[row, list(prompt)] = True
+    return seen.to(model.device)
+
+
+def _prefill(
+    model: GeneratingModel, contexts: Sequence[Sequence[int]], max_new_tokens: int
+) -> tuple[Tensor, State]:
+    """Read every context from an empty state -> logits (B, V) after its last token, state."""
+    lengths = [len(context) for context in contexts]
+    longest = max(lengths)
+    ids = torch.zeros(len(contexts), longest, dtype=torch.int64)
+    for row, context in enumerate(contexts):
+        ids[row, : len(context)] = torch.tensor(context)
+    capacity = longest + max_new_tokens
+    if model.max_seq_len is not None:
+        capacity = min(capacity, model.max_seq_len)
+    real = None if min(lengths) == longest else torch.tensor(lengths, device=model.device)
+    out = model.step(
+        ids.to(model.device), model.init_state(len(contexts), capacity), lengths=real, last_only=True
+    )
+    return out.logits[:, -1].float(), out.state

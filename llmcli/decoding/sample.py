@@ -1,0 +1,132 @@
+"""Sampling with temperature and the usual ways to cut the tail of the distribution.
+
+Shapes: B batch, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from llmcli.decoding.base import Emitted, GeneratingModel
+from llmcli.decoding.greedy import Greedy
+from llmcli.decoding.loop import check_penalty, decode_tokens
+from llmcli.errors import InputError
+
+_BLOCK = 256  # random numbers drawn at once for each row
+
+
+class Sample:
+    """Repetition penalty, then temperature, then top_k, top_p and min_p, each on what the one before left.
+
+    temperature: divides the logits; 0 is greedy. top_k: keep the k largest logits (and ties with the k-th).
+    top_p: nucleus sampling (Holtzman et al. 2020), the smallest set with at least this probability. min_p
+    (Nguyen et al. 2024): drop what is less probable than this fraction of the most probable. None switches a
+    filter off.
+
+    Every row draws from its own stream, so its text does not depend on the rows beside it.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        min_p: float | None,
+        repetition_penalty: float,
+    ) -> None:
+        if not (temperature >= 0 and math.isfinite(temperature)):
+            raise InputError(f"temperature ({temperature}) must be at least 0")
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k ({top_k}) must be at least 1", hint="top_k=null keeps every token")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise InputError(
+                f"top_p ({top_p}) must be above 0 and at most 1", hint="top_p=null keeps every token"
+            )
+        if min_p is not None and not 0 <= min_p <= 1:
+            raise InputError(f"min_p ({min_p}) must be between 0 and 1", hint="min_p=null keeps every token")
+        check_penalty(repetition_penalty)
+        self.temperature = temperature
+        self.top_k = top_k
+        self.top_p = top_p
+        self.min_p = min_p
+        self.repetition_penalty = repetition_penalty
+
+    def decode(
+        self,
+        model: GeneratingModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        end_ids: frozenset[int],
+        max_new_tokens: int,
+        generator: torch.Generator,
+    ) -> Iterator[Emitted]:
+        """See `Strategy.decode`; one number is drawn from `generator`, the seed of the rows' streams."""
+        if self.temperature == 0:
+            greedy = Greedy(repetition_penalty=self.repetition_penalty)
+            return greedy.decode(
+                model, prompts, end_ids=end_ids, max_new_tokens=max_new_tokens, generator=generator
+            )
+        numbers = row_uniforms(len(prompts), generator, model.device)
+
+        def choose(logits: Tensor) -> Tensor:
+            return draw(self.filter(logits), next(numbers))
+
+        return decode_tokens(
+            model,
+            prompts,
+            choose,
+            end_ids=end_ids,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+    def filter(self, logits: Tensor) -> Tensor:
+        """logits (B, V) -> (B, V) divided by the temperature, with -inf for what is cut."""
+        # The shift to a maximum of 0 keeps a tiny temperature from overflowing.
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / self.temperature
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            smallest_kept = logits.topk(self.top_k, dim=-1).values[:, -1:]  # (B, 1)
+            logits = logits.masked_fill(logits < smallest_kept, -math.inf)
+        if self.top_p is not None and self.top_p < 1:
+            ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+            probs = ordered.softmax(dim=-1)
+            # A token goes when those before it already hold top_p; the first always stays.
+            cut = probs.cumsum(dim=-1) - probs >= self.top_p
+            cut[:, 0] = False
+            logits = logits.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), -math.inf)
+        if self.min_p is not None and self.min_p > 0:
+            # p < min_p * p_max, as log-probabilities: the normaliser cancels
+            floor = logits.amax(dim=-1, keepdim=True) + math.log(self.min_p)
+            logits = logits.masked_fill(logits < floor, -math.inf)
+        return logits
+
+
+def row_uniforms(rows: int, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
+    """Endless (B,) uniform numbers in [0, 1); row i's stream depends on `generator` and i alone.
+
+    Drawn on the CPU, so that a seed gives the same numbers on every device.
+    """
+    base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+    streams = [torch.Generator().manual_seed(base + row) for row in range(rows)]
+    while True:
+        block = torch.stack([torch.rand(_BLOCK, generator=stream) for stream in streams])  # (B, block)
+        yield from block.to(device).unbind(dim=1)
+
+
+def draw(logits: Tensor, uniform: Tensor) -> Tensor:
+    """Inverse transform sampling: logits (B, V), uniform (B,) in [0, 1) -> ids (B,) of probability > 0."""
+    # In float32 the sum over a large vocabulary would lose the smallest probabilities; MPS has nothing wider.
+    wide = torch.float32 if logits.device.type == "mps" else torch.float64
+    cumulative = logits.softmax(dim=-1, dtype=wide).cumsum(dim=-1)  # (B, V)
+    total = cumulative[:, -1:]
+    # Strictly below the total, whatever rounding does, so that the search ends at a token that was not cut.
+    point = torch.minimum(uniform[:, None].to(wide) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, point, right=True)[:, 0]
