@@ -1,0 +1,78 @@
+"""A loader of planned batches that resumes exactly, in this process or with workers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from llmcli.data.windows import Batch, Plan
+
+
+class PlanLoader:
+    """Iterates the batches of one epoch after another.
+
+    Its state is the place of the next batch, counted when one is handed over, not when a worker made it; so
+    it resumes in O(1) wherever it stopped. `len` is the length of a whole epoch: without it Lightning would
+    fetch a batch ahead and count it. Only iterating to the end of an epoch begins the next one.
+    """
+
+    def __init__(self, plan: Plan, *, num_workers: int) -> None:
+        self.plan, self.num_workers = plan, num_workers
+        self._epoch = self._position = 0
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._position >= len(self):
+            self._epoch, self._position = self._epoch + 1, 0
+        for batch in self._worker_batches() if self.num_workers else self._batches():
+            self._position += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "position": self._position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._epoch, self._position = int(state["epoch"]), int(state["position"])
+
+    def _batches(self) -> Iterator[Batch]:
+        for number in range(self._position, len(self)):
+            yield self.plan.batch(self._epoch, number)
+
+    def _worker_batches(self) -> Iterator[Batch]:
+        places = [(self._epoch, number) for number in range(self._position, len(self))]
+        # its own generator: otherwise a DataLoader draws from the global one and so changes the training
+        yield from DataLoader(
+            _PlanDataset(self.plan),
+            batch_size=None,
+            sampler=places,
+            num_workers=self.num_workers,
+            worker_init_fn=_leave_signals_to_the_parent,
+            generator=torch.Generator(),
+        )
+
+
+class EpochLoader(PlanLoader):
+    """The same epoch each time it is iterated, from its beginning: for evaluation."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._position = 0
+        yield from self._worker_batches() if self.num_workers else self._batches()
+
+
+class _PlanDataset(Dataset[Batch]):
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        return self.plan.batch(*place)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # a signal to the process group would kill the workers under the step that is still to be saved
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,142 @@
+"""Prepared tokens as Lightning's train, validation and test batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytorch_lightning as pl
+
+from llmcli.data.loader import EpochLoader, PlanLoader
+from llmcli.data.prepare import Prepared
+from llmcli.data.windows import Batch, EvaluationStreams, EvaluationWindows, Plan, TrainingWindows
+from llmcli.errors import InputError
+
+
+class WindowData(pl.LightningDataModule):
+    """Windows of `seq_len` tokens, `size` a batch.
+
+    contiguous: rows continue from batch to batch, as a recurrent model that carries its state needs;
+    otherwise windows are shuffled. eval_size: rows of an evaluation batch; None is twice `size`, since no
+    gradients are kept.
+
+    Raises InputError when the train split does not fill one batch, or the val split has nothing to score.
+    Raises InputError when the train split does not fill one batch, or the val split has nothing to score.
+    """
+
+    def __init__(
+        self,
+        *,
+        prepared: Prepared,
+        seed: int,
+        contiguous: bool,
+        size: int,
+        seq_len: int,
+        eval_size: int | None,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        sizes = {"size": size, "seq_len": seq_len, "eval_size": 1 if eval_size is None else eval_size}
+        for name, value in sizes.items():
+            if value < 1:
+                raise InputError(f"batch.{name} ({value}) must be at least 1")
+        if num_workers < 0:
+            raise InputError(f"batch.num_workers ({num_workers}) must be at least 0")
+        self.prepared, self.seed, self.contiguous = prepared, seed, contiguous
+        self.size, self.seq_len, self.num_workers = size, seq_len, num_workers
+        self.eval_size = eval_size or 2 * size
+        self._train_tokens = prepared.split("train")
+        self._check_train(world=1)
+        for split in prepared.splits[1:]:
+            _check_evaluation(prepared, split)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of one rank in an epoch."""
+        return (len(self._train_tokens) - 1) // (self.seq_len * self.size * self._rank_and_world()[1])
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Tokens scored in one training batch of one rank."""
+        return self.size * self.seq_len
+
+    def train_dataloader(self) -> PlanLoader:
+        rank, world = self._rank_and_world()
+        self._check_train(world)
+        plan = TrainingWindows(
+            self._train_tokens,
+            size=self.size,
+            seq_len=self.seq_len,
+            seed=self.seed,
+            contiguous=self.contiguous,
+            rank=rank,
+            world=world,
+        )
+        return PlanLoader(plan, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        return self.eval_loader("val") if "val" in self.prepared.splits else []
+
+    def test_dataloader(self) -> Iterable[Batch]:
+        return self.eval_loader("test") if "test" in self.prepared.splits else []
+
+    def eval_loader(self, split: str, stride: int | None = None, size: int | None = None) -> EpochLoader:
+        """Every token of a split scored once (but the first, which nothing precedes).
+
+        stride: tokens from one window to the next, at most seq_len; fewer give each label more context. None:
+        seq_len. With `contiguous` the rows are `size` parallel streams instead, and there is no stride.
+        """
+        _check_evaluation(self.prepared, split)
+        rank, world = self._rank_and_world()
+        tokens, rows, pad_id = (
+            self.prepared.split(split),
+            size or self.eval_size,
+            self.prepared.tokenizer.pad_id or 0,
+        )
+        plan: Plan
+        if self.contiguous:
+            if stride is not None:
+                raise InputError(
+                    f"stride ({stride}) is for shuffled windows; a recurrent model carries its state instead"
+                )
+            plan = EvaluationStreams(
+                tokens, size=rows, seq_len=self.seq_len, pad_id=pad_id, rank=rank, world=world
+            )
+        else:
+            step = self.seq_len if stride is None else stride
+            if not 1 <= step <= self.seq_len:
+                raise InputError(f"stride ({step}) must be from 1 to batch.seq_len ({self.seq_len})")
+            plan = EvaluationWindows(
+                tokens, size=rows, seq_len=self.seq_len, stride=step, pad_id=pad_id, rank=rank, world=world
+            )
+        return EpochLoader(plan, num_workers=self.num_workers)
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _check_train(self, world: int) -> None:
+        tokens = len(self._train_tokens)
+        windows = (tokens - 1) // self.seq_len
+        if windows < 1:
+            raise InputError(
+                f"the train split has {tokens:,} tokens, fewer than the {self.seq_len + 1:,} of one window "
+                f"(batch.seq_len {self.seq_len:,} and the label after it)",
+                f"use more text, or less at once: batch.seq_len={max(1, (tokens - 1) // self.size)} "
+                f"batch.size={max(1, min(self.size, tokens - 1))}",
+            )
+        if windows < self.size * world:
+            ranks = f" on {world} processes" if world > 1 else ""
+            raise InputError(
+                f"the train split has {tokens:,} tokens, {windows:,} windows of batch.seq_len "
+                f"({self.seq_len:,}), fewer than batch.size ({self.size:,}){ranks}",
+                f"use more text, a smaller batch (batch.size={max(1, windows // world)}) "
+                f"or a shorter context (batch.seq_len={max(1, (tokens - 1) // (self.size * world))})",
+            )
+
+
+def _check_evaluation(prepared: Prepared, split: str) -> None:
+    tokens = len(prepared.split(split))
+    if tokens < 2:
+        raise InputError(
+            f"the {split} split has {tokens} token, too few to score one",
+            f"use more text, or a larger data.{split}_fraction",
+        )

@@ -1,0 +1,173 @@
+"""The documentation that comes with Python: text to learn from that is already on this machine.
+
+The language reference is in `pydoc_data.topics`; the rest are the docstrings of the standard library. Both
+are parsed from source files; nothing is imported, so nothing runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import platform
+import sysconfig
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from llmcli.data.readers.stream import pieces
+from llmcli.data.records import Text
+from llmcli.data.source import Clean, TextSource, check_fractions, deal, split_names
+from llmcli.errors import InputError
+
+# how the text is made from the source files; a change makes prepared data out of date
+VERSION = 1
+TOPICS = Path("pydoc_data", "topics.py")
+# tests, vendored code, and folders whose docstrings are about themselves rather than the library
+SKIPPED = frozenset(
+    {
+        "__phello__",
+        "__pycache__",
+        "_bundled",
+        "dist-packages",
+        "idlelib",
+        "lib-dynload",
+        "lib2to3",
+        "pydoc_data",
+        "site-packages",
+        "test",
+        "tests",
+        "turtledemo",
+    }
+)
+
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class PythonDocs(TextSource):
+    """A document for each topic of the language reference and each docstring of the standard library.
+
+    Splits are dealt by document. A distribution that leaves the topics out gives the docstrings alone, and
+    `describe` says so. Raises InputError where the standard library has no source files.
+    """
+
+    def __init__(
+        self,
+        *,
+        val_fraction: float,
+        test_fraction: float,
+        seed: int,
+        clean: Sequence[Clean],
+        eos: bool,
+    ) -> None:
+        super().__init__(clean=clean, eos=eos)
+        check_fractions(val_fraction, test_fraction)
+        self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
+        self.library = Path(sysconfig.get_path("stdlib"))
+        self.files = sorted(_source_files(self.library))
+        self.topics = self.library / TOPICS
+        if not self.files:
+            raise InputError(
+                f"the standard library in {self.library} has no source files to read",
+                "data=text data.path=FILE reads your own text",
+            )
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return split_names(self.val_fraction, self.test_fraction)
+
+    def fingerprint(self) -> dict[str, Any]:
+        content = hashlib.sha256()
+        for file in [*self._topic_files(), *self.files]:
+            content.update(hashlib.sha256(file.read_bytes()).digest())
+        return {
+            "reader": "python_docs",
+            "version": VERSION,
+            "python": platform.python_version(),
+            "files": content.hexdigest(),
+            "split": [self.val_fraction, self.test_fraction, self.seed],
+        }
+
+    def describe(self) -> str:
+        note = "" if self._topic_files() else ", without the language reference"
+        return f"Python {platform.python_version()}{note}"
+
+    def documents(self, split: str) -> Iterator[Text]:
+        return deal(
+            (piece for text in self._texts for piece in pieces([text])),
+            split,
+            val_fraction=self.val_fraction,
+            test_fraction=self.test_fraction,
+            seed=self.seed,
+        )
+
+    def _topic_files(self) -> list[Path]:
+        return [self.topics] if self.topics.is_file() else []
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        # some 3 MB, and parsing takes seconds while every split is read at least once
+        return list(dict.fromkeys(self._all()))
+
+    def _all(self) -> Iterator[str]:
+        for file in self._topic_files():
+            yield from _topics(_parse(file))
+        for file in self.files:
+            yield from _docstrings(_parse(file), _module_name(file.relative_to(self.library)))
+
+
+def _source_files(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in SKIPPED:
+            yield from _source_files(path)
+        elif path.suffix == ".py":
+            yield path
+
+
+def _parse(file: Path) -> ast.Module:
+    with warnings.catch_warnings():
+        # e.g. an invalid escape sequence: the library's own affair
+        warnings.simplefilter("ignore")
+        return ast.parse(file.read_bytes(), filename=str(file))
+
+
+def _topics(tree: ast.Module) -> Iterator[str]:
+    """The texts of the one dictionary in pydoc_data.topics."""
+    for statement in tree.body:
+        value = statement.value if isinstance(statement, ast.Assign | ast.AnnAssign) else None
+        if isinstance(value, ast.Dict):
+            for text in ast.literal_eval(value).values():
+                yield text.strip() + "\n"
+
+
+def _docstrings(tree: ast.Module, module: str) -> Iterator[str]:
+    """Each documented object under a line that says what it is, in the order of the source."""
+    waiting: list[tuple[Documented, str]] = [(tree, module)]
+    while waiting:
+        node, name = waiting.pop()
+        text = ast.get_docstring(node)
+        if text:
+            yield f"{_heading(node, name)}\n\n{text.strip()}\n"
+        inner = [
+            child
+            for child in node.body
+            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        waiting += [(child, f"{name}.{child.name}") for child in reversed(inner)]
+
+
+def _heading(node: Documented, name: str) -> str:
+    if isinstance(node, ast.Module):
+        return f"module {name}"
+    if isinstance(node, ast.ClassDef):
+        bases = ", ".join(map(ast.unparse, node.bases))
+        return f"class {name}({bases})" if bases else f"class {name}"
+    keyword = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"{keyword} {name}({ast.unparse(node.args)}){returns}"
+
+
+def _module_name(path: Path) -> str:
+    names = path.with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)

@@ -1,0 +1,107 @@
+"""What every source of running text offers, and how its documents are dealt to splits."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from llmcli.data.records import Text
+from llmcli.errors import InputError
+
+Clean = Callable[[str], str]
+# stage, how far, of how much (0: not known)
+Report = Callable[[str, float, float], None]
+
+
+class TextSource(ABC):
+    """Text in named splits ("train" and, where the source has them, "val" and "test").
+
+    `clean`: steps applied to every piece of text in turn, before the tokenizer sees it.
+    `eos`: an end-of-text token follows every document.
+    `clean`: steps applied to every piece of text in turn, before the tokenizer sees it.
+    """
+
+    def __init__(self, *, clean: Sequence[Clean], eos: bool) -> None:
+        self.clean = list(clean)
+        self.eos = eos
+
+    @property
+    @abstractmethod
+    def splits(self) -> tuple[str, ...]: ...
+
+    def obtain(self, report: Report) -> None:  # noqa: B027  most sources have nothing to fetch
+        """Fetch what is not on this machine yet; called once before anything is read."""
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """What the documents follow from: content hashes and the reading options, in plain values."""
+
+    @abstractmethod
+    def documents(self, split: str) -> Iterator[Text]:
+        """The split's documents in a fixed order; a long one in pieces, one at a time in memory."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Where the text comes from, in a few words: "Python 3.11.7, sha 3fa9…"."""
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Raises InputError unless both are at least 0 and leave something to train on."""
+    if val_fraction < 0 or test_fraction < 0 or val_fraction + test_fraction >= 1:
+        raise InputError(
+            f"data.val_fraction ({val_fraction}) and data.test_fraction ({test_fraction}) must be at least 0 "
+            "and together less than 1"
+        )
+
+
+def split_names(val_fraction: float, test_fraction: float) -> tuple[str, ...]:
+    return ("train", *(["val"] if val_fraction else []), *(["test"] if test_fraction else []))
+
+
+def deal(
+    pieces: Iterable[Text], split: str, *, val_fraction: float, test_fraction: float, seed: int
+) -> Iterator[Text]:
+    """The documents that belong to `split`, each chosen by a hash of its beginning.
+
+    New documents do not move old ones to another split, and copies of a document stay together.
+    New documents do not move old ones to another split, and copies of a document stay together.
+    """
+    beginning, wanted = True, False
+    for piece in pieces:
+        if beginning:
+            value = hashlib.blake2b(
+                piece.text.encode("utf-8", "surrogatepass"), digest_size=8, salt=_salt(seed)
+            )
+            place = int.from_bytes(value.digest(), "big") / 2**64
+            home = (
+                "val" if place < val_fraction else "test" if place < val_fraction + test_fraction else "train"
+            )
+            wanted = home == split
+        if wanted:
+            yield piece
+        beginning = piece.end
+
+
+def stretch(pieces: Iterable[Text], start: int, stop: int) -> Iterator[Text]:
+    """Characters [start, stop) of the documents laid end to end; a document that is cut ends there."""
+    at = 0
+    for piece in pieces:
+        if at >= stop:
+            return
+        low, high = max(start - at, 0), min(stop - at, len(piece.text))
+        at += len(piece.text)
+        if low < high:
+            yield Text(piece.text[low:high], end=piece.end or at >= stop)
+
+
+def tail_bounds(total: int, val_fraction: float, test_fraction: float) -> dict[str, tuple[int, int]]:
+    """Character ranges of the splits when val, then test, are the last parts of `total` characters."""
+    train = int(total * (1 - val_fraction - test_fraction))
+    val = total - int(total * test_fraction) if test_fraction else total
+    return {"train": (0, train), "val": (train, val), "test": (val, total)}
+
+
+def _salt(seed: int) -> bytes:
+    return (seed % 2**64).to_bytes(8, "big")

@@ -1,0 +1,196 @@
+"""Which tokens are in which batch: windows of a token sequence, as a pure function of (seed, epoch, batch
+number).
+
+Shapes: B rows, T window length. Window w of an epoch holds tokens [offset + w T, offset + (w + 1) T] (T + 1
+of them: T inputs, and the same shifted by one as labels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmcli.data.shards import TokenShards
+
+IGNORED = -100  # a label that is not scored
+Batch = dict[str, Any]
+
+
+def mix(*parts: object) -> int:
+    """A seed in [0, 2^63) from anything with a stable repr."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+class Plan(ABC):
+    """An epoch's batches, each computed on its own."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def batch(self, epoch: int, number: int) -> Batch:
+        """Batch `number` of `epoch`: ids (B, T), labels (B, T) int64, n_tokens (labels that are scored),
+        index; mask (B, T) bool only where something is padding; reset where the rows continue those of the
+        batch before.
+        """
+
+
+class TrainingWindows(Plan):
+    """B windows a batch, shuffled anew every epoch, or continuing as B parallel streams (`contiguous`).
+
+    Windows begin at an offset drawn for each epoch, so that the cuts fall elsewhere. What does not fill a
+    batch of every rank is left out: fewer than B T world tokens, others each epoch.
+    """
+
+    def __init__(
+        self,
+        tokens: TokenShards,
+        *,
+        size: int,
+        seq_len: int,
+        seed: int,
+        contiguous: bool,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.tokens, self.size, self.seq_len, self.seed = tokens, size, seq_len, seed
+        self.contiguous, self.rank, self.world = contiguous, rank, world
+        self._length = (len(tokens) - 1) // (seq_len * size * world)
+        self._starts: tuple[int, NDArray[np.int64]] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        if self._starts is None or self._starts[0] != epoch:
+            self._starts = epoch, self._epoch_starts(epoch)
+        first = (number * self.world + self.rank) * self.size
+        windows = self.tokens.gather(self._starts[1][first : first + self.size], self.seq_len + 1)
+        batch: Batch = {
+            "ids": torch.from_numpy(windows[:, :-1].astype(np.int64)),
+            "labels": torch.from_numpy(windows[:, 1:].astype(np.int64)),
+            "n_tokens": self.size * self.seq_len,
+            "index": epoch * self._length + number,
+        }
+        if self.contiguous:
+            batch["reset"] = number == 0
+        return batch
+
+    def _epoch_starts(self, epoch: int) -> NDArray[np.int64]:
+        """Where each window of the epoch begins, in the order of use."""
+        generator = torch.Generator().manual_seed(mix(self.seed, "windows", epoch))
+        rows = self.size * self.world
+        used = self._length * rows
+        slack = len(self.tokens) - 1 - used * self.seq_len
+        offset = int(torch.randint(min(self.seq_len, slack + 1), (), generator=generator))
+        if self.contiguous:
+            # stream s is windows [s L, (s + 1) L); batch k takes the k-th of each stream
+            order = np.arange(used).reshape(rows, self._length).T.ravel()
+        else:
+            available = (len(self.tokens) - 1 - offset) // self.seq_len
+            order = torch.randperm(available, generator=generator)[:used].numpy()
+        return offset + order * self.seq_len
+
+
+class EvaluationWindows(Plan):
+    """Every label once, in windows that each start `stride` tokens after the one before.
+
+    With stride < T a window repeats T - stride tokens as context and scores only its last `stride` labels, so
+    each token is predicted from at least T - stride others (but for the first window).
+    """
+
+    def __init__(
+        self,
+        tokens: TokenShards,
+        *,
+        size: int,
+        seq_len: int,
+        stride: int,
+        pad_id: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.tokens, self.size, self.seq_len, self.stride, self.pad_id = tokens, size, seq_len, stride, pad_id
+        labels = len(tokens) - 1
+        total = 1 + max(0, -(-(labels - seq_len) // stride))
+        self._windows = np.arange(rank, total, world)
+
+    def __len__(self) -> int:
+        return -(-len(self._windows) // self.size)
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        windows = self._windows[number * self.size : (number + 1) * self.size]
+        starts = windows * self.stride
+        rest = len(self.tokens) - 1 - starts  # labels from each start to the end of the text
+        skip = np.where(windows > 0, self.seq_len - self.stride, 0)
+        return _padded(
+            self.tokens, starts, np.minimum(rest, self.seq_len), skip, self.seq_len, self.pad_id, number
+        )
+
+
+class EvaluationStreams(Plan):
+    """Every label once, the text cut into `size` parallel streams whose rows continue from batch to batch."""
+
+    def __init__(
+        self,
+        tokens: TokenShards,
+        *,
+        size: int,
+        seq_len: int,
+        pad_id: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.tokens, self.seq_len, self.pad_id = tokens, seq_len, pad_id
+        labels = len(tokens) - 1
+        streams = min(size * world, labels)
+        bounds = np.arange(streams + 1) * labels // streams
+        self._starts, self._stops = bounds[rank:-1:world], bounds[rank + 1 :: world]
+
+    def __len__(self) -> int:
+        return -(-int((self._stops - self._starts).max(initial=0)) // self.seq_len)
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        starts = self._starts + number * self.seq_len
+        lengths = np.clip(self._stops - starts, 0, self.seq_len)
+        batch = _padded(
+            self.tokens, starts, lengths, np.zeros_like(starts), self.seq_len, self.pad_id, number
+        )
+        batch["reset"] = number == 0
+        return batch
+
+
+def _padded(
+    tokens: TokenShards,
+    starts: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    skip: NDArray[np.int64],
+    seq_len: int,
+    pad_id: int,
+    number: int,
+) -> Batch:
+    """Rows of `lengths` (B,) inputs from `starts` (B,), of which the first `skip` (B,) labels are context."""
+    rows = np.full((len(starts), seq_len + 1), pad_id, np.int64)
+    whole = lengths == seq_len
+    rows[whole] = tokens.gather(starts[whole], seq_len + 1)
+    for row in np.flatnonzero(~whole & (lengths > 0)):
+        rows[row, : lengths[row] + 1] = tokens.read(int(starts[row]), int(lengths[row]) + 1)
+    place = np.arange(seq_len)
+    real = place < lengths[:, None]  # (B, T)
+    scored = real & (place >= skip[:, None])  # (B, T)
+    ids = np.where(real, rows[:, :-1], pad_id)
+    labels = np.where(scored, rows[:, 1:], IGNORED)
+    batch: Batch = {
+        "ids": torch.from_numpy(ids),
+        "labels": torch.from_numpy(labels),
+        "n_tokens": int(scored.sum()),
+        "index": number,
+    }
+    if not whole.all():
+        batch["mask"] = torch.from_numpy(real)
+    return batch
