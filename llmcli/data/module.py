@@ -98,9 +98,7 @@ class WindowData(pl.LightningDataModule):
                 raise InputError(
                     f"stride ({stride}) is for shuffled windows; a recurrent model carries its state instead"
                 )
-            plan = EvaluationStreams(
-                tokens, size=rows, seq_len=self.seq_len, pad_id=pad_id, rank=rank, world=world
-            )
+            plan = EvaluationStreams(tokens, size=rows, seq_len=self.seq_len, pad_id=pad_id, rank=rank, world=world)
         else:
             step = self.seq_len if stride is None else stride
             if not 1 <= step <= self.seq_len:

@@ -57,9 +57,7 @@ class Prepared:
         if name not in self.manifest["splits"]:
             raise InputError(f"the data has no {name} split; it has: {', '.join(self.splits)}")
         files = [
-            ShardFile(
-                self.path / shard["ids"], self.path / shard["ends"], shard["tokens"], shard["documents"]
-            )
+            ShardFile(self.path / shard["ids"], self.path / shard["ends"], shard["tokens"], shard["documents"])
             for shard in self.manifest["splits"][name]["shards"]
         ]
         return TokenShards(files, self.manifest["dtype"])
@@ -135,18 +133,14 @@ def prepare(
             shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir()
         try:
-            _write(
-                source, tokenizer, temporary, {**wanted, "key": key, "content": digest(fingerprint)}, report
-            )
+            _write(source, tokenizer, temporary, {**wanted, "key": key, "content": digest(fingerprint)}, report)
             sync_folder(temporary)
             temporary.rename(folder)
             sync_folder(root)
         except OSError as err:
             shutil.rmtree(temporary, ignore_errors=True)
             if err.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise LLMError(
-                    f"no space left in {root}", "LLM_CACHE=FOLDER puts prepared data elsewhere"
-                ) from err
+                raise LLMError(f"no space left in {root}", "LLM_CACHE=FOLDER puts prepared data elsewhere") from err
             raise
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -200,9 +194,7 @@ def _write(
     _store(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
-def _encode(
-    source: TextSource, split: str, tokenizer: Tokenizer, folder: Path, report: Report
-) -> dict[str, Any]:
+def _encode(source: TextSource, split: str, tokenizer: Tokenizer, folder: Path, report: Report) -> dict[str, Any]:
     """Write the shards of one split; its counts and shard list, as the manifest has them."""
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "characters": 0, "unknown": 0}
     eos = [tokenizer.eos_id] if source.eos else []
@@ -210,9 +202,7 @@ def _encode(
     with shards:
         for chunk in _chunks(_cleaned(source, split)):
             encoded = tokenizer.encode_batch([piece.text for piece in chunk])
-            rows = [
-                [*row, *eos] if piece.end and eos else row for row, piece in zip(encoded, chunk, strict=True)
-            ]
+            rows = [[*row, *eos] if piece.end and eos else row for row, piece in zip(encoded, chunk, strict=True)]
             lengths = np.fromiter(map(len, rows), np.int64, len(rows))
             ids = np.fromiter(chain.from_iterable(rows), shards.dtype, int(lengths.sum()))
             ends = np.cumsum(lengths)[[piece.end for piece in chunk]]

@@ -60,9 +60,7 @@ def split_names(val_fraction: float, test_fraction: float) -> tuple[str, ...]:
     return ("train", *(["val"] if val_fraction else []), *(["test"] if test_fraction else []))
 
 
-def deal(
-    pieces: Iterable[Text], split: str, *, val_fraction: float, test_fraction: float, seed: int
-) -> Iterator[Text]:
+def deal(pieces: Iterable[Text], split: str, *, val_fraction: float, test_fraction: float, seed: int) -> Iterator[Text]:
     """The documents that belong to `split`, each chosen by a hash of its beginning.
 
     New documents do not move old ones to another split, and copies of a document stay together.
@@ -71,13 +69,9 @@ def deal(
     beginning, wanted = True, False
     for piece in pieces:
         if beginning:
-            value = hashlib.blake2b(
-                piece.text.encode("utf-8", "surrogatepass"), digest_size=8, salt=_salt(seed)
-            )
+            value = hashlib.blake2b(piece.text.encode("utf-8", "surrogatepass"), digest_size=8, salt=_salt(seed))
             place = int.from_bytes(value.digest(), "big") / 2**64
-            home = (
-                "val" if place < val_fraction else "test" if place < val_fraction + test_fraction else "train"
-            )
+            home = "val" if place < val_fraction else "test" if place < val_fraction + test_fraction else "train"
             wanted = home == split
         if wanted:
             yield piece

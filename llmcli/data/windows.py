@@ -128,9 +128,7 @@ class EvaluationWindows(Plan):
         starts = windows * self.stride
         rest = len(self.tokens) - 1 - starts  # labels from each start to the end of the text
         skip = np.where(windows > 0, self.seq_len - self.stride, 0)
-        return _padded(
-            self.tokens, starts, np.minimum(rest, self.seq_len), skip, self.seq_len, self.pad_id, number
-        )
+        return _padded(self.tokens, starts, np.minimum(rest, self.seq_len), skip, self.seq_len, self.pad_id, number)
 
 
 class EvaluationStreams(Plan):
@@ -158,9 +156,7 @@ class EvaluationStreams(Plan):
     def batch(self, epoch: int, number: int) -> Batch:
         starts = self._starts + number * self.seq_len
         lengths = np.clip(self._stops - starts, 0, self.seq_len)
-        batch = _padded(
-            self.tokens, starts, lengths, np.zeros_like(starts), self.seq_len, self.pad_id, number
-        )
+        batch = _padded(self.tokens, starts, lengths, np.zeros_like(starts), self.seq_len, self.pad_id, number)
         batch["reset"] = number == 0
         return batch
 

@@ -150,9 +150,7 @@ def _docstrings(tree: ast.Module, module: str) -> Iterator[str]:
         if text:
             yield f"{_heading(node, name)}\n\n{text.strip()}\n"
         inner = [
-            child
-            for child in node.body
-            if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            child for child in node.body if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
         ]
         waiting += [(child, f"{name}.{child.name}") for child in reversed(inner)]
 

@@ -97,9 +97,7 @@ def _read(file: IO[bytes], path: Path) -> bytes:
             f"{path} is cut short: its compressed data ends too early", "copy or download it again"
         ) from err
     except (gzip.BadGzipFile, lzma.LZMAError, zlib.error) as err:
-        raise InputError(
-            f"{path} is not a whole {path.suffix} file: {err}", "copy or download it again"
-        ) from err
+        raise InputError(f"{path} is not a whole {path.suffix} file: {err}", "copy or download it again") from err
 
 
 def _not_decodable(err: UnicodeDecodeError, path: Path, encoding: str, base: int) -> InputError:
@@ -119,9 +117,7 @@ def _guess(sample: bytes, start: bytes) -> str:
         return "utf-16"
     text = codecs.getincrementaldecoder("gb18030")("replace").decode(sample)
     foreign = [char for char in text if char > "\x7f"]
-    chinese = sum(
-        "\u4e00" <= char <= "\u9fff" or "\u3000" <= char <= "\u303f" or char >= "\uff00" for char in foreign
-    )
+    chinese = sum("\u4e00" <= char <= "\u9fff" or "\u3000" <= char <= "\u303f" or char >= "\uff00" for char in foreign)
     # latin-1 text read as Chinese pairs an accented letter with the ASCII after it, or cannot be read
     high = sum(byte > 0x7F for byte in sample)
     return "gb18030" if chinese > 0.9 * len(foreign) and high > 1.5 * chinese else "latin-1"

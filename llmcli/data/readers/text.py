@@ -59,9 +59,7 @@ class TextFiles(TextSource):
         try:
             codecs.lookup(encoding)
         except LookupError as err:
-            raise InputError(
-                f"data.encoding: there is no encoding called {encoding}", "e.g. utf-8, latin-1"
-            ) from err
+            raise InputError(f"data.encoding: there is no encoding called {encoding}", "e.g. utf-8, latin-1") from err
         self.files = _find(path)
         self.encoding, self.errors, self.key, self.document = encoding, errors, key, document
         self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
@@ -95,9 +93,7 @@ class TextFiles(TextSource):
             return deal(self._all(), split, seed=self.seed, **fractions)
         if self._characters is None:
             self._characters = sum(len(piece.text) for piece in self._all())
-        return stretch(
-            self._all(), *tail_bounds(self._characters, self.val_fraction, self.test_fraction)[split]
-        )
+        return stretch(self._all(), *tail_bounds(self._characters, self.val_fraction, self.test_fraction)[split])
 
     def _all(self) -> Iterator[Text]:
         for file in self.files:
@@ -140,9 +136,7 @@ class TextFiles(TextSource):
             raise InputError(f"{where}: a record must be an object with fields, not {line[:20]}")
         if self.key not in record:
             have = ", ".join(record) or "none"
-            raise InputError(
-                f'{where}: no field "{self.key}"; the fields are: {have}', "data.key=FIELD chooses one"
-            )
+            raise InputError(f'{where}: no field "{self.key}"; the fields are: {have}', "data.key=FIELD chooses one")
         value = record[self.key]
         if not isinstance(value, str):
             raise InputError(f'{where}: field "{self.key}" must be text, not {json.dumps(value)[:40]}')
@@ -156,17 +150,13 @@ def _is_jsonl(path: Path) -> bool:
 def _find(path: str | None) -> list[Path]:
     """The files that `path` names, sorted; hidden ones in a folder are left out."""
     if path is None:
-        raise InputError(
-            "data=text needs to know which text", "data.path=FILE, data.path=FOLDER or data.path='*.txt'"
-        )
+        raise InputError("data=text needs to know which text", "data.path=FILE, data.path=FOLDER or data.path='*.txt'")
     place = Path(path).expanduser()
     if place.is_file():
         return [place]
     if place.is_dir():
         inside = (file for file in place.rglob("*") if file.is_file())
-        found = [
-            file for file in inside if not any(name.startswith(".") for name in file.relative_to(place).parts)
-        ]
+        found = [file for file in inside if not any(name.startswith(".") for name in file.relative_to(place).parts)]
         if not found:
             raise InputError(f"data.path: the folder {path} holds no files to read")
     else:
