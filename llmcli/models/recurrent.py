@@ -253,9 +253,10 @@ class Layer(nn.Module):
             y, end = self._run(x, start)
         else:
             # A packed sequence has no empty rows; they read one token and forget it.
-            packed = pack_padded_sequence(x, lengths.clamp(min=1).cpu(), batch_first=True,
-            enforce_sorted=False) packed_y, end = self._run(packed, start) y, _ =
-            pad_packed_sequence(packed_y, batch_first=True, total_length=x.shape[1])
+            lengths_read = lengths.clamp(min=1).cpu()
+            packed = pack_padded_sequence(x, lengths_read, batch_first=True, enforce_sorted=False)
+            packed_y, end = self._run(packed, start)
+            y, _ = pad_packed_sequence(packed_y, batch_first=True, total_length=x.shape[1])
         kept = cast("Tensor", self.kernel.weight_hh_l0).dtype  # autocast's is too coarse to carry far
         ends = tuple(part[0].to(kept) for part in (end if self.cell == "lstm" else (end,)))
         if lengths is not None and memory is not None:
