@@ -1,0 +1,447 @@
+"""Compose, validate and build configs; the only caller of Hydra's compose and instantiate.
+
+Composing touches neither the working directory nor the disk and leaves no global state behind: a command sees only the
+config. What Hydra itself knows of the command line (overrides, group choices) is kept in `launch()`.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from llmcli import schema
+from llmcli.catalog import Catalog, config_dir
+from llmcli.errors import CheckpointError, InputError
+from llmcli.mistakes import did_you_mean, nearest, nearest_key
+
+__all__ = [
+    "TRUSTED",
+    "Launch",
+    "build",
+    "capture",
+    "compose",
+    "config_dir",
+    "launch",
+    "quoted",
+    "resolved",
+    "through_hydra",
+    "validate",
+    "with_facts",
+]
+
+TRUSTED = ("llmcli.", "torch.")  # what the config inside a checkpoint may name
+_MACHINERY = ("cli", "commands", "config", "checkpoint", "runs", "sweep", "ui")  # of llmcli: acts, is not built
+_GRAMMAR = re.compile(r"^(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\(")
+_PLAIN_KEY = re.compile(r"^(\+\+|\+)?[A-Za-z_][\w./@-]*$")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the running command was called. `choices`: config group -> option ("null" is left out).
+
+    `run_dir` is the folder that the user asked for with hydra.run.dir=, None where he left it to us.
+    """
+
+    command: str
+    overrides: list[str] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
+    run_dir: str | None = None
+    config_dirs: list[str] = field(default_factory=list)
+
+
+_launch = Launch(command="")
+
+
+def launch() -> Launch:
+    """The command line of this process, as the last `capture` saw it."""
+    return _launch
+
+
+def capture(command: str, overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -> DictConfig | None:
+    """The config of a command line, which `launch()` then describes.
+
+    None: the config asks for a sweep (hydra.mode: MULTIRUN), which is not one config. Raises InputError.
+    """
+    global _launch
+    cfg, _launch, mode = _compose(command, overrides, config_dirs)
+    if mode == RunMode.MULTIRUN:
+        return None
+    schema.check_root_values(cfg, Catalog(_folders(config_dirs)).root(command))
+    return cfg
+
+
+def compose(command: str, overrides: Sequence[str] = (), *, config_dirs: Sequence[str] = ()) -> DictConfig:
+    """The config that `llm COMMAND OVERRIDES` would use. Raises InputError."""
+    return _compose(command, overrides, config_dirs)[0]
+
+
+def through_hydra(
+    command: str,
+    overrides: Sequence[str],
+    flags: Sequence[str],
+    *,
+    config_dirs: Sequence[str] = (),
+) -> None:
+    """Let Hydra do what it does itself: --cfg, --info, --hydra-help, and --multirun with the configured launcher."""
+
+    def never_called(cfg: DictConfig) -> None:
+        raise AssertionError("a sweep's jobs are processes of their own")
+
+    sweeping = "--multirun" in flags
+    arguments = [*(_grammatical(each, sweeping=sweeping) for each in overrides), *flags]
+    with _search_path(config_dirs), _hydra_owns_the_process([f"llm {command}", *arguments]):
+        try:
+            hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(never_called)()
+        except (HydraException, OmegaConfBaseException) as err:
+            raise _explained(err, command, overrides, config_dirs) from err
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain str, int, float, bool, None, list and dict, all interpolations resolved."""
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException as err:
+        raise InputError(f"the config cannot be resolved: {_first_line(err)}") from err
+    assert isinstance(plain, dict)
+    return {str(key): _plain(value) for key, value in plain.items()}
+
+
+def with_facts(cfg: DictConfig, facts: Mapping[str, Any]) -> DictConfig:
+    """A copy of the config whose `facts` hold what only the data and the tokenizer could tell."""
+    copy = cfg.copy()
+    with open_dict(copy):
+        copy.facts = {**_known(copy.get("facts")), **facts}
+    return copy
+
+
+def _known(node: DictConfig | None) -> dict[str, Any]:
+    """The entries of a flat section that have a value, whether or not others still miss theirs."""
+    if node is None:
+        return {}
+    return {str(key): node[key] for key in node if not OmegaConf.is_missing(node, key)}
+
+
+def validate(cfg: DictConfig) -> None:
+    """Check every node with a `_target_` against that target's signature, before anything is built.
+
+    Raises InputError naming the key: unknown (with a suggestion), missing (with how to give it), or of another type.
+    """
+    schema.check(cfg, command=_launch.command or "train", choices=_launch.choices)
+
+
+def build(node: Any, /, *, trusted: tuple[str, ...] | None = None, **extra: Any) -> Any:
+    """What a config node describes: the object of its `_target_`, a partial where it says `_partial_: true`.
+
+    extra: arguments that only the program has (a module, a tokenizer), handed over as they are. With `trusted`, every
+    `_target_` below the node must be a class or function of those packages. Raises InputError naming the config key
+    for whatever the constructors refuse, CheckpointError for a target that is not trusted.
+    """
+    if node is None:
+        return None
+    if not isinstance(node, DictConfig | ListConfig):
+        node = OmegaConf.create(node)
+    if trusted is not None:
+        for target in _targets(OmegaConf.to_container(node, resolve=False)):
+            _check_trusted(target, trusted)
+    key = str(node._get_full_key(None))
+    try:
+        if not isinstance(node, DictConfig) or "_target_" not in node:
+            return instantiate(node, _convert_="all", **extra)
+        # called by us, not by Hydra, which would copy `extra` and turn dataclasses into configs
+        partial = instantiate(node, _convert_="all", _partial_=True)
+        constructor = functools.partial(partial, **extra)
+        return constructor if node.get("_partial_", False) else constructor()
+    except InstantiationException as err:
+        raise _unwrapped(err, key) from err
+    except (ValueError, TypeError) as err:
+        raise _with_key(err, key) from err
+    except OmegaConfBaseException as err:
+        raise InputError(f"{key or 'config'}: {_first_line(err)}") from err
+
+
+def _compose(
+    command: str, overrides: Sequence[str], config_dirs: Sequence[str]
+) -> tuple[DictConfig, Launch, RunMode | None]:
+    given = [_grammatical(each, sweeping=False) for each in overrides]
+    try:
+        whole = _raw_compose(command, given, config_dirs)
+        settings = whole.hydra
+        asked = any(each.lstrip("+").startswith("hydra.run.dir=") for each in given)
+        told = Launch(
+            command=command,
+            overrides=OmegaConf.to_container(settings.overrides.task, resolve=False),  # type: ignore[arg-type]
+            choices={
+                group: str(option)
+                for group, option in settings.runtime.choices.items()
+                if option is not None and not str(group).startswith("hydra/")
+            },
+            run_dir=str(settings.run.dir) if asked or settings.run.dir != "." else None,
+            config_dirs=[str(Path(each).absolute()) for each in config_dirs],
+        )
+        mode = settings.mode
+        with open_dict(whole):
+            del whole["hydra"]
+    except (HydraException, OmegaConfBaseException) as err:
+        raise _explained(err, command, given, config_dirs) from err
+    return whole, told, mode
+
+
+def _raw_compose(command: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
+    with (
+        _search_path(config_dirs),
+        hydra.initialize_config_dir(str(config_dir()), job_name="llm", version_base="1.3"),
+    ):
+        return hydra.compose(command, list(overrides), return_hydra_config=True)
+
+
+class _UserFolders(SearchPathPlugin):
+    """Puts the folders of --config-dir before ours; Hydra's own flag puts them after, where they replace nothing."""
+
+    folders: Sequence[Path] = ()
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for folder in reversed(self.folders):
+            search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="main"))
+
+
+@contextmanager
+def _search_path(config_dirs: Sequence[str]) -> Iterator[None]:
+    if _UserFolders not in Plugins.instance().discover(SearchPathPlugin):
+        Plugins.instance().register(_UserFolders)
+    _UserFolders.folders = _user_folders(config_dirs)
+    try:
+        yield
+    finally:
+        _UserFolders.folders = ()
+
+
+def _user_folders(config_dirs: Sequence[str]) -> list[Path]:
+    folders = [Path(each).absolute() for each in config_dirs]
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"--config-dir {folder}: there is no such folder")
+    return folders
+
+
+def _folders(config_dirs: Sequence[str]) -> list[Path]:
+    return [*_user_folders(config_dirs), config_dir()]
+
+
+@contextmanager
+def _hydra_owns_the_process(argv: list[str]) -> Iterator[None]:
+    """hydra.main reads sys.argv, and prints errors itself unless told otherwise; both are put back."""
+    typed, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = argv, "1"
+    try:
+        yield
+    finally:
+        sys.argv = typed
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
+
+
+# -- what the user typed ------------------------------------------------------------------------------------
+
+
+def _grammatical(override: str, *, sweeping: bool) -> str:
+    """The override as Hydra can read it: a plain value outside its grammar, such as `my book (1).txt`, is quoted."""
+    key, equals, value = override.partition("=")
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as err:  # mostly its OverrideParseException
+        structured = value.lstrip().startswith(("[", "{", "'", '"')) or _GRAMMAR.match(value)
+        if not equals or not _PLAIN_KEY.match(key) or (structured and not Path(value).exists()):
+            raise _unreadable(override) from err
+        return f"{key}={quoted(value)}"
+    if not sweeping and parsed.is_sweep_override():
+        if Path(value).exists():
+            return f"{key}={quoted(value)}"
+        raise InputError(
+            f"{override} names several values",
+            hint=f"-m trains one after the other; a single value with a comma is quoted: {key}=\"'{value}'\"",
+        )
+    return override
+
+
+def quoted(text: str) -> str:
+    """The text as a string literal of Hydra's grammar, in which OmegaConf resolves nothing."""
+    escaped = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    return QuotedString(text=escaped, quote=Quote.double).with_quotes()
+
+
+def _unreadable(override: str) -> InputError:
+    if "=" not in override:
+        return InputError(f'"{override}" is not an override', hint="overrides look like group=option or key=value")
+    key, _, value = override.partition("=")
+    return InputError(
+        f"{key}: cannot read the value {value}", hint=f"text with odd characters is quoted: {key}=\"'...'\""
+    )
+
+
+def _explained(
+    err: HydraException | OmegaConfBaseException,
+    command: str,
+    overrides: Sequence[str],
+    config_dirs: Sequence[str],
+) -> InputError:
+    """The error in the user's terms: which group, option or key, and what he may have meant."""
+    if isinstance(err, MissingConfigException):
+        return _no_option(err)
+    if isinstance(err, OverrideParseException):
+        return _unreadable(err.override)
+    message = _first_line(err)
+    if found := re.match(r"Could not (?:override|append to config|delete from config)[.:]? ?'([^']+)'", message):
+        return _no_key(found[1], command, overrides, config_dirs)
+    if message.startswith("Could not append to config"):
+        return InputError(message, hint="leave out the + to change a key that is there")
+    return InputError(message)
+
+
+def _no_option(err: MissingConfigException) -> InputError:
+    group, _, option = (err.missing_cfg_file or "").rpartition("/")
+    if not err.options:
+        return InputError(_first_line(err))
+    options = sorted(err.options)
+    meant = nearest(option, options)
+    suggestion = did_you_mean(f"{group}={meant}" if meant else None)
+    return InputError(f'there is no {group} "{option}".{suggestion}', hint=f"{group}: {', '.join(options)}")
+
+
+def _no_key(key: str, command: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> InputError:
+    value = next((each.partition("=")[2] for each in overrides if _key_of(each) == key), "")
+    catalog = Catalog(_folders(config_dirs))
+    groups = catalog.groups()
+    if key in groups:
+        usable = ", ".join(group for group in catalog.defaults(command) if group in groups)
+        return InputError(f'llm {command} has no group "{key}"', hint=f"its groups: {usable}" if usable else "")
+    keys = _keys_of(command, [each for each in overrides if _key_of(each) in groups], config_dirs)
+    meant = nearest(key, [group for group in catalog.defaults(command) if group in groups], cutoff=0.7)
+    if meant is None or "." in key:
+        meant = nearest_key(key, keys)
+    suggestion = did_you_mean(f"{meant}={value}" if meant else None)
+    if "." in key:
+        section = key.rpartition(".")[0]
+        there = [each.removeprefix(f"{section}.") for each in keys if each.startswith(f"{section}.")]
+        hint = f"{section} has: {', '.join(there)}" if there else ""
+        return InputError(f'there is no config key "{key}".{suggestion}', hint=hint)
+    hint = f"llm {command} --help lists the groups and keys"
+    return InputError(f'there is no config group or key "{key}".{suggestion}', hint=hint)
+
+
+def _keys_of(command: str, choices: Sequence[str], config_dirs: Sequence[str]) -> list[str]:
+    """All dotted keys of the config that these group choices make; of the defaults where they do not compose."""
+    for attempt in (list(choices), []):
+        try:
+            whole = _raw_compose(command, attempt, config_dirs)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        container = OmegaConf.to_container(whole, resolve=False)
+        assert isinstance(container, dict)
+        return list(_leaves({str(key): value for key, value in container.items() if key != "hydra"}))
+    return []
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if str(key).startswith("_"):
+            continue
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _key_of(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+# -- what is built ------------------------------------------------------------------------------------------
+
+
+def _unwrapped(err: InstantiationException, outer: str) -> Exception:
+    """The constructor's own error from inside Hydra's, with the config key in front of a message that lacks it."""
+    found = re.search(r"^full_key: (.+)$", str(err), flags=re.MULTILINE)
+    key = found[1] if found else outer
+    cause = err.__cause__
+    while isinstance(cause, InstantiationException) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    if cause is None or isinstance(cause, InstantiationException | ImportError):
+        return InputError(f"{key or 'config'}: {_first_line(err)}")
+    if isinstance(cause, ValueError | TypeError):
+        return _with_key(cause, key)
+    return cause if isinstance(cause, Exception) else err
+
+
+def _with_key(err: ValueError | TypeError, key: str) -> InputError:
+    hint = err.hint if isinstance(err, InputError) else ""
+    message = str(err) or type(err).__name__
+    kind = type(err) if isinstance(err, InputError) else InputError
+    return kind(message if not key or key in message else f"{key}: {message}", hint=hint)
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        for value in node.values():
+            yield from _targets(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _check_trusted(target: str, trusted: tuple[str, ...]) -> None:
+    """A config from elsewhere may build parts of a model; it may not call whatever can be reached by a dotted name."""
+    way_out = "a checkpoint may only name classes of llmcli, torch.nn and torch.optim; train the model again with those"
+    refused = CheckpointError(f"the checkpoint's config names {target}, which is not trusted", hint=way_out)
+    if not target.startswith(trusted) or target.split(".")[1] in _MACHINERY:
+        raise refused
+    if target.startswith("torch.") and not target.startswith(("torch.nn.", "torch.optim.")):
+        raise refused
+    try:
+        found: Callable[..., Any] = schema.locate(target)
+    except InputError as err:
+        raise CheckpointError(f"the checkpoint's config names {target}, which does not exist", hint=err.hint) from err
+    home = str(getattr(found, "__module__", None))
+    if target.startswith("torch."):
+        if not isinstance(found, type) or not home.startswith(("torch.nn.", "torch.optim.")):
+            raise refused
+    elif not home.startswith(trusted) or home.split(".")[1] in _MACHINERY:
+        raise refused
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _first_line(err: BaseException) -> str:
+    return next(iter(str(err).splitlines()), "") or type(err).__name__

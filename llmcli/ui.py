@@ -1,0 +1,213 @@
+"""The only module that prints: results to stdout, everything else to stderr.
+
+In a pipe there are no colours, no cursor movements and no line breaks of our own. Text that came from the user or a
+file is never read as markup, and its control characters are shown rather than obeyed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+LABEL_WIDTH = 11  # the longest label of a start-up line ("optimizer") and two spaces
+_PIPE_WIDTH = 10_000  # a table in a log file is never folded
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+err = Console(stderr=True, highlight=False)
+_out = Console(highlight=False)
+
+
+def is_terminal(stream: str = "stderr") -> bool:
+    """Whether "stderr" or "stdout" is a terminal that understands cursor movements."""
+    console = _out if stream == "stdout" else err
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def printable(text: object) -> str:
+    """The text with its control characters spelt out (\\x1b), newlines and tabs kept."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
+
+
+def say(label: str, text: str) -> None:
+    """A start-up line on stderr: `label       text`."""
+    line = Text(f"{label:<{LABEL_WIDTH}} ", style="bold cyan")
+    line.append(printable(text), style="default not bold")
+    err.print(line, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One plain line on stderr."""
+    err.print(Text(printable(text)), soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """One warning on stderr: something that the user can act on."""
+    err.print(Text.assemble(("warning: ", "bold yellow"), printable(text)), soft_wrap=True)
+
+
+def error(message: str, hint: str = "") -> None:
+    """`error: message` on stderr, the way out indented under it."""
+    err.print(Text.assemble(("error: ", "bold red"), _indented(message)), soft_wrap=True)
+    if hint:
+        err.print(Text("       " + _indented(hint)), soft_wrap=True)
+
+
+def out(text: str, end: str = "\n") -> None:
+    """The result, to stdout, exactly as it is."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def out_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
+    """The result as one line of strict JSON: a number that is not finite becomes null."""
+    out(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+
+
+def table(
+    rows: Iterable[Sequence[object]],
+    headers: Sequence[str] = (),
+    *,
+    right: Sequence[int] = (),
+    stdout: bool = False,
+) -> None:
+    """Aligned columns, numbers on the right in the columns named by `right`."""
+    console = _out if stdout else err
+    width = None if console.is_terminal else _PIPE_WIDTH
+    console.print(_table(rows, headers, right), width=width, soft_wrap=False)
+
+
+class LiveTable:
+    """A table on stderr that is drawn again in place; in a pipe it draws nothing."""
+
+    def __init__(self, headers: Sequence[str], *, right: Sequence[int] = ()) -> None:
+        self._headers = headers
+        self._right = right
+        self._live = Live(console=err, auto_refresh=False, transient=True) if is_terminal() else None
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def visible(self) -> bool:
+        return self._live is not None
+
+    def update(self, rows: Iterable[Sequence[object]]) -> None:
+        if self._live is not None:
+            self._live.update(_table(rows, self._headers, self._right), refresh=True)
+
+
+def silence() -> None:
+    """Throw away what is still to be written: the reader of our pipe has gone."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, sys.stdout.fileno())
+
+
+def _indented(text: str) -> str:
+    return printable(text).replace("\n", "\n       ")
+
+
+def _table(rows: Iterable[Sequence[object]], headers: Sequence[str], right: Sequence[int]) -> Table:
+    cells = [[Text(printable(cell)) for cell in row] for row in rows]
+    columns = max([len(headers), *(len(row) for row in cells)])
+    result = Table(box=None, show_header=bool(headers), pad_edge=False, padding=(0, 2, 0, 0))
+    for column in range(columns):
+        header = Text(headers[column] if column < len(headers) else "", style="bold")
+        result.add_column(header, justify="right" if column in right else "left", overflow="fold")
+    for row in cells:
+        result.add_row(*row)
+    return result
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+class Meter:
+    """A transient bar on stderr for work that reports `(what, done, total)`; in a pipe a line every 15 seconds."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, what: str, done: float, total: float) -> None:
+        if not is_terminal():
+            if time.monotonic() - self._line >= 15.0:
+                self._line = time.monotonic()
+                note(f"{what} {done / max(total, 1e-9):.0%}")
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn(" {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+                console=err, transient=True, refresh_per_second=4,
+            )  # fmt: skip
+            self._task = self._bar.add_task(what, total=max(total, 1e-9))
+            self._bar.start()
+        self._bar.update(self._task, description=what, completed=done, total=max(total, 1e-9))
+
+
+def sample(step: int, prompt: str, text: str) -> None:
+    """A training sample on one line of stderr: the prompt dim, the continuation bright."""
+    line = Text(f" step {step:,}  ", style="cyan")
+    line.append(_one_line(prompt), style="dim")
+    line.append(" ▸ ", style="cyan")
+    line.append(_one_line(text))
+    width = err.width if err.is_terminal else 160
+    line.truncate(max(20, width - 1), overflow="ellipsis")
+    err.print(line, soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split("\n")))
+
+
+def begin_stream(prompt: str) -> None:
+    """Start a streamed text on stdout with its prompt, dim on a terminal."""
+    if is_terminal("stdout"):
+        _out.print(Text(printable(prompt), style="dim"), end="", soft_wrap=True)
+    else:
+        out(prompt, end="")
+
+
+def stream(piece: str) -> None:
+    """The next piece of a streamed text."""
+    out(printable(piece) if is_terminal("stdout") else piece, end="")
+
+
+def end_stream() -> None:
+    out("")
