@@ -20,7 +20,6 @@ class WindowData(pl.LightningDataModule):
     gradients are kept.
 
     Raises InputError when the train split does not fill one batch, or the val split has nothing to score.
-    Raises InputError when the train split does not fill one batch, or the val split has nothing to score.
     """
 
     def __init__(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib
 import json
 import os
 import shutil
@@ -27,7 +26,8 @@ from llmcli.data.cache import cache_root, digest, sync_folder
 from llmcli.data.records import Text
 from llmcli.data.shards import ShardFile, TokenShards, id_dtype
 from llmcli.data.source import Report, TextSource
-from llmcli.errors import InputError, LLMError
+from llmcli.errors import CheckpointError, InputError, LLMError
+from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 
 FORMAT = 1
@@ -84,10 +84,7 @@ class Prepared:
                     with (self.path / name).open("rb") as file:
                         found = hashlib.file_digest(file, "sha256").hexdigest()
                     if found != expected:
-                        raise InputError(
-                            f"prepared data is damaged: {self.path / name} is not what was written",
-                            f"delete {self.path}; the next run prepares it again",
-                        )
+                        raise _damaged(self.path, f"{self.path / name} is not what was written")
 
 
 def prepare(
@@ -105,7 +102,6 @@ def prepare(
     cache_dir: None is the user's cache. Two processes that want the same data at once do the work once.
 
     Raises InputError for a split without text and for damaged prepared data, LLMError when the disk is full.
-    Raises InputError for a split without text and for damaged prepared data, LLMError when the disk is full.
     """
     report = report or _silent
     source.obtain(report)
@@ -116,7 +112,7 @@ def prepare(
         "splits": list(source.splits),
         "clean": [_step_key(step) for step in source.clean],
         "eos": source.eos,
-        "tokenizer": _identity(tokenizer) if isinstance(tokenizer, Tokenizer) else dict(tokenizer_key),
+        "tokenizer": store.fingerprint(tokenizer) if isinstance(tokenizer, Tokenizer) else dict(tokenizer_key),
     }
     key = digest(wanted)
     root = (cache_dir or cache_root()) / "prepared"
@@ -180,18 +176,15 @@ def _write(
     if source.eos and tokenizer.eos_id is None:
         raise InputError("data.eos is on, but this tokenizer has no end-of-text token", "data.eos=false")
     (folder / "tokenizer").mkdir()
-    hashes = {}
-    for name, content in tokenizer.files().items():
-        _store(folder / "tokenizer" / name, content)
-        hashes[name] = hashlib.sha256(content).hexdigest()
+    for name, content in store.to_files(tokenizer).items():
+        _write_synced(folder / "tokenizer" / name, content)
     manifest |= {
         "origin": source.describe(),
         "dtype": id_dtype(tokenizer.vocab_size),
-        "tokenizer_class": _class_name(tokenizer),
-        "tokenizer_files": hashes,
+        "tokenizer_sha256": store.fingerprint(tokenizer),
         "splits": {split: _encode(source, split, tokenizer, folder, report) for split in source.splits},
     }
-    _store(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    _write_synced(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
 def _encode(source: TextSource, split: str, tokenizer: Tokenizer, folder: Path, report: Report) -> dict[str, Any]:
@@ -280,23 +273,25 @@ def _append(file: IO[bytes], running: Any, values: np.ndarray[Any, Any]) -> None
 
 
 def _load(folder: Path, given: Tokenizer | None, *, fresh: bool) -> Prepared:
-    again = f"delete {folder}; the next run prepares it again"
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        files = {name: (folder / "tokenizer" / name).read_bytes() for name in manifest["tokenizer_files"]}
-    except (json.JSONDecodeError, KeyError, FileNotFoundError) as err:
-        raise InputError(f"prepared data is damaged: {folder}: {err}", again) from err
-    for name, content in files.items():
-        if hashlib.sha256(content).hexdigest() != manifest["tokenizer_files"][name]:
-            raise InputError(f"prepared data is damaged: {folder / 'tokenizer' / name} has changed", again)
-    tokenizer = given or _tokenizer_class(manifest["tokenizer_class"]).from_files(files)
+        tokenizer = given or store.load(folder / "tokenizer")
+        whole = store.fingerprint(tokenizer) == manifest["tokenizer_sha256"]
+    except (json.JSONDecodeError, KeyError, CheckpointError) as err:
+        raise _damaged(folder, str(err)) from err
+    if not whole:
+        raise _damaged(folder, "the tokenizer has changed")
     prepared = Prepared(folder, manifest, tokenizer, fresh)
     for split in prepared.splits:
         prepared.split(split)  # checks sizes
     return prepared
 
 
-def _store(path: Path, content: bytes) -> None:
+def _damaged(folder: Path, what: str) -> InputError:
+    return InputError(f"prepared data is damaged: {what}", f"delete {folder}; the next run prepares it again")
+
+
+def _write_synced(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -308,21 +303,6 @@ def _step_key(step: Callable[[str], str]) -> list[Any]:
     if isinstance(step, partial):
         return [*_step_key(step.func), list(step.args), step.keywords]
     return [f"{step.__module__}.{step.__qualname__}"]
-
-
-def _identity(tokenizer: Tokenizer) -> dict[str, Any]:
-    files = {name: hashlib.sha256(content).hexdigest() for name, content in tokenizer.files().items()}
-    return {"class": _class_name(tokenizer), "files": files}
-
-
-def _class_name(tokenizer: Tokenizer) -> str:
-    return f"{type(tokenizer).__module__}:{type(tokenizer).__qualname__}"
-
-
-def _tokenizer_class(name: str) -> type[Tokenizer]:
-    module, _, attribute = name.partition(":")
-    found: type[Tokenizer] = getattr(importlib.import_module(module), attribute)
-    return found
 
 
 def _utf8_length(text: str) -> int:

@@ -1,7 +1,6 @@
 """Tokens of one split on disk, memory-mapped: flat little-endian ids and the places where documents end.
 
 Shapes: B rows, C count.
-Shapes: B rows, C count.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ class ShardFile:
 class TokenShards:
     """The tokens of a split as one long read-only sequence.
 
-    Raises InputError when a file is missing or is not as long as the manifest says.
     Raises InputError when a file is missing or is not as long as the manifest says.
     """
 

@@ -20,7 +20,6 @@ class TextSource(ABC):
 
     `clean`: steps applied to every piece of text in turn, before the tokenizer sees it.
     `eos`: an end-of-text token follows every document.
-    `clean`: steps applied to every piece of text in turn, before the tokenizer sees it.
     """
 
     def __init__(self, *, clean: Sequence[Clean], eos: bool) -> None:
@@ -63,7 +62,6 @@ def split_names(val_fraction: float, test_fraction: float) -> tuple[str, ...]:
 def deal(pieces: Iterable[Text], split: str, *, val_fraction: float, test_fraction: float, seed: int) -> Iterator[Text]:
     """The documents that belong to `split`, each chosen by a hash of its beginning.
 
-    New documents do not move old ones to another split, and copies of a document stay together.
     New documents do not move old ones to another split, and copies of a document stay together.
     """
     beginning, wanted = True, False
