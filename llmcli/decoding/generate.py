@@ -116,9 +116,7 @@ def generate(
     ]
 
 
-def _encode(
-    tokenizer: Tokenizer, prompt: str | Sequence[int], unknown: Literal["error", "replace"]
-) -> list[int]:
+def _encode(tokenizer: Tokenizer, prompt: str | Sequence[int], unknown: Literal["error", "replace"]) -> list[int]:
     if isinstance(prompt, str):
         if unknown == "error" and (missing := tokenizer.unknown(prompt)):
             named = ", ".join(f"{item!r} at {prompt.find(item)}" for item in missing[:_SHOWN])

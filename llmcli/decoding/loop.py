@@ -111,9 +111,7 @@ def _check(model: GeneratingModel, prompts: Sequence[Sequence[int]], max_new_tok
             raise InputError(f"prompt {row} is empty: a model needs at least one token to start from")
         for index in (min(prompt), max(prompt)):
             if not 0 <= index < model.vocab_size:
-                raise InputError(
-                    f"prompt {row} holds id {index}, the model knows 0 to {model.vocab_size - 1}"
-                )
+                raise InputError(f"prompt {row} holds id {index}, the model knows 0 to {model.vocab_size - 1}")
 
 
 def _seen(model: GeneratingModel, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -124,9 +122,7 @@ def _seen(model: GeneratingModel, prompts: Sequence[Sequence[int]]) -> Tensor:
     return seen.to(model.device)
 
 
-def _prefill(
-    model: GeneratingModel, contexts: Sequence[Sequence[int]], max_new_tokens: int
-) -> tuple[Tensor, State]:
+def _prefill(model: GeneratingModel, contexts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, State]:
     """Read every context from an empty state -> logits (B, V) after its last token, state."""
     lengths = [len(context) for context in contexts]
     longest = max(lengths)
@@ -137,7 +133,5 @@ def _prefill(
     if model.max_seq_len is not None:
         capacity = min(capacity, model.max_seq_len)
     real = None if min(lengths) == longest else torch.tensor(lengths, device=model.device)
-    out = model.step(
-        ids.to(model.device), model.init_state(len(contexts), capacity), lengths=real, last_only=True
-    )
+    out = model.step(ids.to(model.device), model.init_state(len(contexts), capacity), lengths=real, last_only=True)
     return out.logits[:, -1].float(), out.state

@@ -47,9 +47,7 @@ class Sample:
         if top_k is not None and top_k < 1:
             raise InputError(f"top_k ({top_k}) must be at least 1", hint="top_k=null keeps every token")
         if top_p is not None and not 0 < top_p <= 1:
-            raise InputError(
-                f"top_p ({top_p}) must be above 0 and at most 1", hint="top_p=null keeps every token"
-            )
+            raise InputError(f"top_p ({top_p}) must be above 0 and at most 1", hint="top_p=null keeps every token")
         if min_p is not None and not 0 <= min_p <= 1:
             raise InputError(f"min_p ({min_p}) must be between 0 and 1", hint="min_p=null keeps every token")
         check_penalty(repetition_penalty)
@@ -71,9 +69,7 @@ class Sample:
         """See `Strategy.decode`; one number is drawn from `generator`, the seed of the rows' streams."""
         if self.temperature == 0:
             greedy = Greedy(repetition_penalty=self.repetition_penalty)
-            return greedy.decode(
-                model, prompts, end_ids=end_ids, max_new_tokens=max_new_tokens, generator=generator
-            )
+            return greedy.decode(model, prompts, end_ids=end_ids, max_new_tokens=max_new_tokens, generator=generator)
         numbers = row_uniforms(len(prompts), generator, model.device)
 
         def choose(logits: Tensor) -> Tensor:

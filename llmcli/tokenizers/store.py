@@ -51,13 +51,9 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
 def load(folder: Path) -> Tokenizer:
     """The tokenizer that `save` wrote. Raises CheckpointError as `from_files` does."""
     if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder} is not a tokenizer folder", hint="give a folder that holds tokenizer.json"
-        )
+        raise CheckpointError(f"{folder} is not a tokenizer folder", hint="give a folder that holds tokenizer.json")
     try:
-        return from_files(
-            {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
-        )
+        return from_files({path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()})
     except CheckpointError as err:
         raise CheckpointError(f"{folder}: {err}", hint=err.hint) from err
 
