@@ -62,7 +62,9 @@ def train(
         raise InputError(f"vocab_size ({vocab_size}) must be above {_FIRST_PIECE}: reserved ids and bytes")
     blocks = _sample(texts, sample_characters, seed)
     cut = dict.fromkeys(map(ord, _rare(blocks, character_coverage, (vocab_size - _FIRST_PIECE + 1) // 2)), "\0")
-    sentences = [utf8_bytes(part) for block in blocks for part in block.translate(cut).split("\0") if part]
+    # SentencePiece drops the newline at the end of a sentence, and fails if no sentence is left.
+    parts = (part for block in blocks for part in block.translate(cut).split("\0"))
+    sentences = [utf8_bytes(part) for part in parts if part.strip("\r\n")]
     if not sentences:
         raise InputError("the tokenizer has no text to learn from", hint="check that the source is not empty")
     model = io.BytesIO()
