@@ -84,8 +84,9 @@ def table(
 ) -> None:
     """Aligned columns, numbers on the right in the columns named by `right`."""
     console = _out if stdout else err
-    width = None if console.is_terminal else _PIPE_WIDTH
-    console.print(_table(rows, headers, right), width=width, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=_PIPE_WIDTH, highlight=False)
+    console.print(_table(rows, headers, right))
 
 
 class LiveTable:

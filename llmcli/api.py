@@ -1,0 +1,88 @@
+"""The Python API: `llmcli.load(run).generate(...)` and `.evaluate(...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llmcli import checkpoint, runs
+from llmcli import config as configs
+from llmcli.decoding.generate import Generation, generate
+from llmcli.decoding.sample import Sample
+
+
+class Run:
+    """A trained run: `task` (a LightningModule), `tokenizer` and `config` (plain dict), ready to use."""
+
+    def __init__(self, loaded: checkpoint.Loaded) -> None:
+        self._loaded = loaded
+        self.path, self.task, self.tokenizer, self.config = (
+            loaded.path,
+            loaded.task,
+            loaded.tokenizer,
+            loaded.config,
+        )
+
+    def to(self, device: str | torch.device) -> Run:
+        """Move the networks to a device; returns self."""
+        self.task.to(device)
+        return self
+
+    def generate(
+        self,
+        prompt: str | Sequence[str] = "",
+        *,
+        max_new_tokens: int = 200,
+        num_samples: int = 1,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = 0.95,
+        min_p: float | None = None,
+        repetition_penalty: float = 1.0,
+        stop: Sequence[str] = (),
+        seed: int = 1,
+    ) -> list[Generation]:
+        """Continue each prompt `num_samples` times; temperature 0 is greedy."""
+        strategy = Sample(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+        )
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        with torch.inference_mode():
+            return generate(
+                self.task, self.tokenizer, prompts, strategy=strategy, max_new_tokens=max_new_tokens,
+                num_samples=num_samples, stop=stop, seed=seed,
+            )  # fmt: skip
+
+    def evaluate(
+        self, *, split: str = "val", data: dict[str, Any] | None = None, stride: int | None = None
+    ) -> dict[str, Any]:
+        """Figures on a split of the run's own data, or of `data` (a data config as a dict): those of `llm eval`."""
+        from omegaconf import OmegaConf
+
+        from llmcli.commands.evaluate import score
+
+        node = None if data is None else OmegaConf.create(data)
+        return score(
+            self._loaded,
+            data=node,
+            split=split,
+            stride=stride,
+            batch_size=None,
+            accelerator="auto",
+            progress=False,
+        )
+
+
+def load(run: str | Path | None = None, *, trusted: tuple[str, ...] = configs.TRUSTED) -> Run:
+    """A run folder, a checkpoint file, "latest" or None (the latest run below ./runs).
+
+    trusted: prefixes of the targets that its config may name; add your own package's for your own models.
+    """
+    return Run(checkpoint.load(runs.resolve(None if run is None else str(run), "use"), trusted=trusted))

@@ -1,0 +1,220 @@
+"""From a composed config to the parts of a run: prepared data, task, batches, trainer settings, callbacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from llmcli import config as configs
+from llmcli import precision, schema, ui
+from llmcli.callbacks.checkpoints import Checkpoints
+from llmcli.callbacks.early_stopping import EarlyStopping
+from llmcli.callbacks.history import History
+from llmcli.callbacks.progress import ProgressBar
+from llmcli.callbacks.samples import Samples
+from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
+from llmcli.data.prepare import Prepared, prepare
+from llmcli.errors import InputError
+from llmcli.tasks.base import Task
+from llmcli.tokenizers import store
+from llmcli.tokenizers.base import Tokenizer
+from llmcli.trainer import Budget, TrainerSettings, accelerator_of
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A run that is built and has not begun.
+
+    config: complete (facts, precision, compile, validation filled in). choices: config group -> option.
+    """
+
+    config: DictConfig
+    choices: Mapping[str, str]
+    prepared: Prepared
+    task: Task
+    data: Any  # the data module: tokens_per_batch, batches_per_epoch, eval_loader(split, stride, size)
+    settings: TrainerSettings
+    budget: Budget
+    precision: precision.Choice
+    device: str
+    ranks: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        return int(self.data.tokens_per_batch) * self.settings.accumulate * self.ranks
+
+    @property
+    def planned_tokens(self) -> int | None:
+        return None if self.budget.steps is None else self.budget.steps * self.tokens_per_step
+
+
+def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
+    """A model that the task cannot train stops here, before any data is read. Raises InputError naming what works."""
+    task, model = schema.locate(str(cfg.task._target_)), schema.locate(str(cfg.model._target_))
+    kind, kinds = getattr(model, "kind", None), getattr(task, "kinds", ())
+    if kind is not None and kinds and kind not in kinds:
+        raise InputError(
+            f"model={choices.get('model')} is of kind {kind!r} and cannot be trained with task={choices.get('task')}, "
+            f"which takes: {', '.join(kinds)}",
+            "llm train --help lists the models and tasks",
+        )
+
+
+def prepare_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Prepared:
+    """Read, clean, tokenize and write shards, or find them in the cache. With `tokenizer`, that one is used."""
+    source = configs.build(cfg.data)
+    with ui.Meter() as meter:
+        return prepare(
+            source,
+            tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer),
+            tokenizer_key={} if tokenizer is not None else configs.resolved(cfg.tokenizer),
+            report=meter,
+        )
+
+
+def prepare_as(cfg: DictConfig, tokenizer: Tokenizer) -> Prepared:
+    """The data of a run's config with the run's own tokenizer, from the run's cache entry where it is still there."""
+    prepared = prepare_data(cfg)
+    same = store.fingerprint(prepared.tokenizer) == store.fingerprint(tokenizer)
+    return prepared if same else prepare_data(cfg, tokenizer)
+
+
+def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, Any] | None = None) -> Parts:
+    """Prepare the data and build everything that does not need a run folder.
+
+    resumed: the `llm` part of the checkpoint that the run goes on from. Raises InputError when its data has changed.
+    """
+    trusted = None if resumed is None else configs.TRUSTED
+    if resumed is None:
+        prepared = prepare_data(cfg)
+    else:
+        prepared = prepare_as(cfg, store.from_files(resumed["tokenizer"]))
+        if resumed["data"]["fingerprint"] != prepared.manifest["source"]:
+            raise InputError(
+                "the data has changed since the run began, so it cannot be continued exactly",
+                "put the old files back, or start a new run",
+            )
+    tokenizer = prepared.tokenizer
+    ids = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
+    cfg = configs.with_facts(cfg, {"vocab_size": tokenizer.vocab_size, **ids})
+    settings: TrainerSettings = configs.build(cfg.trainer, trusted=trusted)
+    device, ranks = accelerator_of(settings.accelerator, settings.devices)
+    torch.manual_seed(int(cfg.seed))
+    task: Task = configs.build(cfg.task, trusted=trusted)(
+        model=configs.build(cfg.model, trusted=trusted),
+        optimizer=configs.build(cfg.optimizer, trusted=trusted),
+        schedule=configs.build(cfg.schedule, trusted=trusted),
+    )
+    data = configs.build(cfg.batch, trusted=trusted)(
+        prepared=prepared, seed=int(cfg.seed), contiguous=bool(getattr(task, "carries_state", False))
+    )
+    per_epoch, per_batch = int(data.batches_per_epoch) // ranks, int(data.tokens_per_batch)
+    budget = Budget.of(settings, batches_per_epoch=per_epoch, tokens_per_batch=per_batch, ranks=ranks)
+    per_step = per_batch * settings.accumulate * ranks
+    tokens = None if budget.steps is None else budget.steps * per_step
+    choice = precision.choose(
+        settings,
+        device=device,
+        width=int(getattr(getattr(task, "model", None), "d_model", 0)),
+        parameters=matrix_parameters(task),
+        tokens=tokens,
+        seconds=budget.seconds,
+    )
+    if resumed is None:
+        # written down, so that resume and a repetition do the same whatever the machine
+        every = settings.val_every or _validations(budget, per_epoch, settings.accumulate)
+        cfg.trainer.precision, cfg.trainer.compile = choice.precision, choice.compile
+        cfg.trainer.val_every = every
+        cfg.trainer.val_batches = settings.val_batches or _val_batches(prepared, data, every * per_step)
+        settings = configs.build(cfg.trainer)
+    task.nominal_tokens = per_batch
+    task.text_per_target = _text_per_target(prepared)
+    return Parts(cfg, choices, prepared, task, data, settings, budget, choice, device, ranks)
+
+
+def _validations(budget: Budget, batches_per_epoch: int, accumulate: int) -> int:
+    """Optimizer steps between two of ten validations; without a step budget one an epoch, or every 200 steps."""
+    if budget.steps is not None:
+        return max(1, math.ceil(budget.steps / 10))
+    return max(1, min(200, batches_per_epoch // accumulate))
+
+
+def _val_batches(prepared: Prepared, data: Any, tokens_between: int) -> int:
+    """So many batches that validating costs at most about a sixth of training: half the tokens, forward alone."""
+    per_batch = int(data.eval_size) * int(data.seq_len)
+    whole = math.ceil(prepared.count("tokens", "val") / per_batch)
+    return max(1, min(whole, max(20, tokens_between // 2 // per_batch)))
+
+
+def _text_per_target(prepared: Prepared) -> dict[str, float]:
+    tokens = max(1, prepared.count("tokens", "val"))
+    return {unit: prepared.count(unit, "val") / tokens for unit in ("bytes", "characters")}
+
+
+def matrix_parameters(task: Task) -> int:
+    """Parameters that take part in matrix products: all but look-up tables, norms and biases."""
+    tables = {id(m.weight) for m in task.modules() if isinstance(m, torch.nn.Embedding)}
+    return sum(p.numel() for p in task.parameters() if p.ndim >= 2 and id(p) not in tables)
+
+
+def opening(prepared: Prepared) -> str:
+    """How a validation document begins: a few words to continue in samples."""
+    shards = prepared.split("val")
+    text = prepared.tokenizer.decode([int(i) for i in shards.read(0, min(64, len(shards)))])
+    words = text.split()
+    short = " ".join(words[:4]) if len(words) >= 4 else text[:12]
+    return short[:40] or "\n"
+
+
+def callbacks(parts: Parts, folder: Path) -> tuple[History, list[pl.Callback], str]:
+    """The run's history, all its callbacks in the order in which they must act, and the prompt of its samples."""
+    cfg = parts.config
+    history = History(
+        folder=folder,
+        budget=parts.budget,
+        log_every=parts.settings.log_every,
+        monitor=parts.task.monitor,
+        higher_is_better=parts.task.higher_is_better,
+        about={"choices": dict(parts.choices)},
+    )
+    chosen = {name: configs.build(node) for name, node in (cfg.callbacks or {}).items() if node is not None}
+    loggers = [configs.build(node) for node in (cfg.logger or {}).values() if node is not None]
+    prompt = opening(parts.prepared)
+    saver = None
+    for callback in chosen.values():
+        if isinstance(callback, Checkpoints):
+            callback.attach(folder=folder, history=history)
+            saver = callback
+        elif isinstance(callback, Samples):
+            callback.attach(tokenizer=parts.prepared.tokenizer, strategy=configs.build(cfg.decoding), opening=prompt)
+            prompt = callback.prompt or prompt
+    if saver is None:
+        raise InputError(
+            "callbacks.checkpoints is missing: a run that saves nothing is lost", "callbacks=default has it"
+        )
+    for logger in loggers:
+        logger.attach(folder=folder, history=history)
+    early = [c for c in chosen.values() if isinstance(c, EarlyStopping)]
+    others = [c for c in chosen.values() if c is not saver and c not in early]
+    return (
+        history,
+        [
+            StepSeeds(seed=int(cfg.seed)),
+            history,  # knows the figures that the next ones act on
+            BudgetStop(budget=parts.budget, history=history),
+            *early,  # decides before the checkpoint of the last step is written
+            ProgressBar(history=history, budget=parts.budget),
+            *others,
+            *loggers,
+            saver,
+            StopSignal(checkpoints=saver, history=history),
+        ],
+        prompt,
+    )

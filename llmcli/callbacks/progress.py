@@ -1,0 +1,118 @@
+"""The progress bar on a terminal; in a log file one plain line every so many seconds."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from llmcli import ui
+from llmcli.callbacks.history import History, Now
+from llmcli.trainer import Budget
+
+
+def clock(seconds: float) -> str:
+    """75.2 -> "1:15", 4000 -> "1:06:40"."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+class _Figures(ProgressColumn):
+    """Loss, validation and speed, as the last row of the history has them."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("figures", ""))
+
+
+class ProgressBar(pl.Callback):
+    """Shows step, loss, the last validation, tokens/s and the time left; refreshed a few times a second."""
+
+    def __init__(self, *, history: History, budget: Budget, line_every: float = 15.0) -> None:
+        self._history, self._budget, self._line_every = history, budget, line_every
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._last_line = time.monotonic()
+        history.listeners.append(self._update)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not (trainer.is_global_zero and ui.is_terminal()):
+            return
+        self._bar = Progress(
+            TextColumn(" epoch {task.fields[epoch]}"),
+            BarColumn(bar_width=None if self._budget.steps or self._budget.seconds else 20),
+            TextColumn("{task.fields[count]}"),
+            _Figures(),
+            console=ui.err,
+            refresh_per_second=4,
+            transient=True,
+        )
+        self._task = self._bar.add_task("train", total=1.0, epoch=1, count="", figures="")
+        self._bar.start()
+        self._update(self._history.now)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=self._fraction(trainer.global_step),
+                count=self._count(trainer.global_step),
+            )
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, figures="validating …")
+
+    def _fraction(self, step: int) -> float:
+        return self._budget.progress(step, self._history.elapsed())
+
+    def _count(self, step: int) -> str:
+        if self._budget.steps:
+            return f"{step:,}/{self._budget.steps:,}"
+        return f"{step:,} steps"
+
+    def _figures(self, now: Now) -> str:
+        parts = []
+        if now.loss is not None:
+            parts.append(f"loss {now.loss:.3f}")
+        if "loss" in now.val:
+            best = ", best" if now.best_step == now.step else ""
+            parts.append(f"val {now.val['loss']:.3f}{best}")
+        if now.tokens_per_second:
+            parts.append(f"{now.tokens_per_second:,.0f} tok/s")
+        left = self._history.seconds_left()
+        if left is not None and now.step:
+            parts.append(f"{clock(left)} left")
+        return "  ".join(parts)
+
+    def _update(self, now: Now) -> None:
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                completed=self._fraction(now.step),
+                epoch=now.epoch + 1,
+                count=self._count(now.step),
+                figures=self._figures(now),
+            )
+        elif time.monotonic() - self._last_line >= self._line_every:
+            self._last_line = time.monotonic()
+            ui.note(f"epoch {now.epoch + 1}  step {self._count(now.step)}  {self._figures(now)}")
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()

@@ -1,0 +1,102 @@
+"""What happens at every step: its random seed, the end of the budget, a signal to stop."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from llmcli import ui
+from llmcli.callbacks.checkpoints import Checkpoints, validation_due
+from llmcli.callbacks.history import History
+from llmcli.trainer import Budget
+
+
+def mix(*parts: object) -> int:
+    """A 63-bit seed from any plain values, the same in every process and Python version."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
+
+
+class StepSeeds(pl.Callback):
+    """Dropout and every other draw of a step follow from (seed, rank, step), so resume needs no generator state."""
+
+    def __init__(self, *, seed: int) -> None:
+        self._seed = seed
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        torch.manual_seed(mix(self._seed, trainer.global_rank, trainer.fit_loop.epoch_loop.total_batch_idx))
+
+
+class BudgetStop(pl.Callback):
+    """Ends the fit when the budget is used up; Lightning then validates once more, whatever val_every says."""
+
+    def __init__(self, *, budget: Budget, history: History) -> None:
+        self._budget, self._history = budget, history
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        budget = self._budget
+        over = budget.steps is not None and trainer.global_step >= budget.steps
+        if budget.seconds is not None and not over:
+            over = trainer.strategy.reduce_boolean_decision(self._history.elapsed() >= budget.seconds, all=False)
+        if over:
+            trainer.should_stop = True
+
+
+class StopSignal(pl.Callback):
+    """SIGINT and SIGTERM: finish the optimizer step (and a validation that is due), save, leave with 130 or 143.
+
+    A second signal stops at once, without saving. Reacts after the step in progress, wherever it came.
+    """
+
+    def __init__(self, *, checkpoints: Checkpoints, history: History) -> None:
+        self._checkpoints, self._history = checkpoints, history
+        self._received: int | None = None
+        self._previous: dict[int, Any] = {}
+        self._step = -1
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise KeyboardInterrupt
+        self._received = number
+        ui.note("stopping after this step …")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # after Lightning has installed its own handlers, which would end with exit code 0 and no checkpoint
+        self._step = trainer.global_step
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stepped, self._step = trainer.global_step != self._step, trainer.global_step
+        if stepped and not validation_due(trainer):
+            self._leave_if_asked(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.should_stop:
+            self._leave_if_asked(trainer)
+
+    def _leave_if_asked(self, trainer: pl.Trainer) -> None:
+        asked = self._received is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            path = self._checkpoints.save_last(trainer)
+            self._history.write_status("interrupted")
+            run = path.parent.parent
+            ui.note(f"saved {path}        go on with: llm train resume={run}")
+            raise SystemExit(128 + (self._received or signal.SIGTERM))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()

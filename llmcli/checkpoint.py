@@ -1,0 +1,167 @@
+"""Write and read checkpoints: the only torch.load of the program.
+
+A checkpoint is Lightning's dictionary plus `llm`: {format, config, tokenizer, data, versions, seed, tokens_seen}.
+It holds tensors and plain containers alone, so nothing in it can run code, and it is written beside its target, synced
+and renamed, so a full disk or a kill never costs the previous one.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import CheckpointIO
+
+import llmcli
+from llmcli import config as configs
+from llmcli.errors import CheckpointError, LLMError
+from llmcli.tokenizers import store
+from llmcli.tokenizers.base import Tokenizer
+
+FORMAT = 1
+
+
+def atomic_write(path: Path, write: Any) -> None:
+    """Call `write(file)` on a temporary file beside `path`, sync it and rename it over `path`.
+
+    Raises LLMError when the disk is full or the folder cannot be written; what stood at `path` is untouched then.
+    """
+    path = Path(path)
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)  # mkstemp's 0600 would lock out the user's group
+        Path(temporary).replace(path)
+        temporary = None
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as err:
+        # torch.save wraps a full disk in a RuntimeError; the OSError is in its context
+        cause = err if isinstance(err, OSError) else err.__context__
+        if not isinstance(cause, OSError):
+            raise
+        raise LLMError(
+            f"cannot write {path}: {cause.strerror or cause}",
+            "free some space or choose another folder with hydra.run.dir=PATH; what was saved before is intact",
+        ) from err
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # a rename is durable only once its folder is synced; Windows has no such call
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's own writer goes through the system's temporary folder, where a full disk destroyed the good file."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        atomic_write(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The checkpoint's dictionary on the CPU.
+
+    Raises CheckpointError when the file is missing, truncated, not ours, or would have to run code to load.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}", "llm runs lists the runs")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as err:
+        reason = (
+            "it holds objects that would run code when loaded"
+            if "weights_only" in str(err).lower()
+            else ("it is truncated or not a checkpoint")
+        )
+        raise CheckpointError(f"cannot read {path}: {reason}", "only checkpoints written by llm are loaded") from err
+    if not isinstance(content, dict) or not isinstance(content.get("llm"), dict) or "state_dict" not in content:
+        raise CheckpointError(
+            f"{path} is not a checkpoint of llm", "ckpt= takes a run folder or a file written by llm train"
+        )
+    written = content["llm"].get("format")
+    if written != FORMAT:
+        raise CheckpointError(
+            f"{path} has checkpoint format {written!r}, this llm ({llmcli.__version__}) reads format {FORMAT}",
+            "use the version of llm that wrote it: see its config.yaml",
+        )
+    return content
+
+
+def whole(*, config: dict[str, Any], tokenizer: Tokenizer, manifest: dict[str, Any], seed: int) -> dict[str, Any]:
+    """What makes a checkpoint stand alone, in plain containers; goes to `Task.run_state`."""
+    return {
+        "format": FORMAT,
+        "config": config,
+        "tokenizer": store.to_files(tokenizer),
+        "data": {"fingerprint": manifest["source"], "splits": manifest["splits"]},
+        "seed": seed,
+        "versions": {
+            "llmcli": llmcli.__version__,
+            "torch": str(torch.__version__),
+            "pytorch_lightning": version("pytorch-lightning"),
+            "python": platform.python_version(),
+        },
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A run ready to use: its resolved config, its tokenizer, its task with the weights, in eval mode on the CPU."""
+
+    path: Path
+    config: dict[str, Any]
+    tokenizer: Tokenizer
+    task: Any
+    content: dict[str, Any]
+
+
+def load(path: Path, *, trusted: tuple[str, ...] = configs.TRUSTED) -> Loaded:
+    """Read a checkpoint and rebuild its task.
+
+    Raises CheckpointError when the file is broken or its config names a target outside `trusted`, or the weights do
+    not fit the model that the config describes.
+    """
+    content = read(path)
+    llm = content["llm"]
+    config = llm["config"]
+    tokenizer = store.from_files(llm["tokenizer"])
+    model = configs.build(config["model"], trusted=trusted)
+    task = configs.build(config["task"], trusted=trusted)(model=model)
+    if tokenizer.vocab_size != config["facts"]["vocab_size"]:
+        raise CheckpointError(
+            f"{path}: its tokenizer has {tokenizer.vocab_size} ids and its model {config['facts']['vocab_size']}",
+            "the file mixes two runs",
+        )
+    try:
+        task.load_state_dict(content["state_dict"])
+    except RuntimeError as err:
+        raise CheckpointError(
+            f"{path}: its weights do not fit the model its config describes ({str(err).splitlines()[-1].strip()})",
+            "the file was changed, or written by another version of the model's code",
+        ) from err
+    return Loaded(path=path, config=config, tokenizer=tokenizer, task=task.eval(), content=content)

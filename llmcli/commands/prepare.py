@@ -1,0 +1,32 @@
+"""llm prepare: read, clean and tokenize data into the cache, as train would, without training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig
+
+from llmcli import config as configs
+from llmcli import ui
+
+
+def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
+    from llmcli.assembly import prepare_data
+
+    configs.validate(cfg)
+    prepared = prepare_data(cfg)
+    splits: dict[str, Any] = prepared.manifest["splits"]
+    if cfg.json:
+        counts = {name: {k: v for k, v in stats.items() if k != "shards"} for name, stats in splits.items()}
+        about = {"path": str(prepared.path), "fresh": prepared.fresh, "vocab_size": prepared.tokenizer.vocab_size}
+        ui.out_json({**about, "splits": counts})
+        return 0
+    columns = ("documents", "tokens", "bytes", "characters")
+    ui.table(
+        [(name, *(f"{stats[column]:,}" for column in columns)) for name, stats in splits.items()],
+        ("split", *columns),
+        right=(1, 2, 3, 4),
+        stdout=True,
+    )
+    ui.note(f"{'prepared' if prepared.fresh else 'prepared before'}: {prepared.path}")
+    return 0

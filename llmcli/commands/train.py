@@ -1,0 +1,119 @@
+"""llm train: compose, prepare, build, fit, sum up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from llmcli import config as configs
+from llmcli import runs, ui
+from llmcli.errors import InputError
+
+# What a resumed run may change: how long it goes on, and how it reports.
+_CHANGEABLE = (
+    "trainer.max_steps",
+    "trainer.max_epochs",
+    "trainer.max_time",
+    "trainer.max_tokens",
+    "trainer.log_every",
+    "callbacks.checkpoints.",
+    "resume",
+    "json",
+    "hydra.",
+)
+
+
+def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
+    from llmcli.assembly import check_pair
+    from llmcli.trainer import quiet_lightning
+
+    quiet_lightning()
+    launch = configs.launch()
+    if cfg.resume is not None:
+        return _resume(cfg, launch)
+    configs.validate(cfg)
+    check_pair(cfg, launch.choices)
+    return _train(cfg, launch.choices, run_dir=launch.run_dir)
+
+
+def _resume(cfg: DictConfig, launch: configs.Launch) -> int:
+    """Continue exactly: the run's own config, but for a longer budget."""
+    from llmcli import checkpoint
+
+    path = runs.resolve(str(cfg.resume), "resume")
+    content = checkpoint.read(path)
+    folder = runs.folder_of(path)
+    if folder is None:
+        raise InputError(f"{path} stands alone, without its run folder", "resume= takes a run folder")
+    saved = OmegaConf.create(content["llm"]["config"])
+    for override in launch.overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if not key.startswith(_CHANGEABLE):
+            raise InputError(
+                f"resume continues a run as it was: {key} cannot change",
+                "trainer.max_steps, max_epochs, max_time and max_tokens can; for anything else start a new run",
+            )
+        if key.startswith(("trainer.", "callbacks.")):
+            OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
+    saved.json = cfg.json
+    choices = runs.read_json(folder / "status.json").get("choices", {})
+    return _train(saved, choices, run_dir=str(folder), resumed=(path, content["llm"]))
+
+
+def _train(
+    cfg: DictConfig,
+    choices: Mapping[str, str],
+    *,
+    run_dir: str | None,
+    resumed: tuple[Path, Mapping[str, Any]] | None = None,
+) -> int:
+    """resumed: the checkpoint file to go on from and its `llm` part."""
+    from llmcli import assembly, checkpoint
+    from llmcli.report import summary
+    from llmcli.tokenizers import store
+    from llmcli.trainer import build_trainer
+
+    parts = assembly.build(cfg, choices, resumed=resumed[1] if resumed else None)
+    summary.introduce(parts)
+    if cfg.dry_run:
+        summary.dry_run(parts)
+        return 0
+    if resumed and run_dir is not None:
+        folder = Path(run_dir)
+    else:
+        folder = runs.create(data=str(choices.get("data")), model=str(choices.get("model")), given=run_dir)
+    ui.say("run", str(folder))
+    ui.note("")
+    plain = configs.resolved(parts.config)
+    runs.write_config(folder, plain)
+    store.save(parts.prepared.tokenizer, folder / "tokenizer")
+    parts.task.run_state = checkpoint.whole(
+        config=plain, tokenizer=parts.prepared.tokenizer, manifest=parts.prepared.manifest, seed=int(cfg.seed)
+    )
+    history, callbacks, prompt = assembly.callbacks(parts, folder)
+    timed = parts.budget.seconds is not None
+    parts.task.progress = lambda step: parts.budget.progress(step, history.elapsed() if timed else 0.0)
+    if parts.settings.compile:
+        parts.task.compile_inner()
+    trainer = build_trainer(parts.settings, callbacks=callbacks, folder=folder)
+    try:
+        trainer.fit(
+            parts.task, datamodule=parts.data, ckpt_path=str(resumed[0]) if resumed else None, weights_only=True
+        )
+    except SystemExit as stop:
+        if stop.code == 1:  # how Lightning leaves after a second Ctrl-C
+            history.write_status("interrupted")
+            raise KeyboardInterrupt from None
+        raise
+    except Exception:
+        history.write_status("failed")
+        raise
+    if trainer.is_global_zero:
+        figures = summary.sum_up(parts, history, folder=folder, prompt=prompt)
+        history.write_status("completed")
+        if cfg.json:
+            ui.out_json(figures)
+    return 0

@@ -1,0 +1,91 @@
+"""Which precision and whether to compile: a small measured table, never a timing at launch.
+
+The figures behind it are in docs/benchmarks.md. The choice is said in one line, written to the run's config and reused
+by resume; trainer.precision and trainer.compile override it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from llmcli.trainer import TrainerSettings
+
+# On CPUs with AVX512-BF16, bfloat16 matrix products pay from this width on; below, the casts cost more than they save.
+CPU_BF16_WIDTH = 256
+# Cold compilation takes about this long on two cores; a run must be this many times longer to earn it back.
+CPU_COMPILE_SECONDS = 60.0
+CPU_COMPILE_GAIN = 1.3
+CUDA_COMPILE_SECONDS = 60.0
+CUDA_COMPILE_GAIN = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What Lightning gets, and the reason in words."""
+
+    precision: str
+    compile: bool
+    reason: str
+
+
+def choose(
+    settings: TrainerSettings,
+    *,
+    device: str,
+    width: int,
+    parameters: int,
+    tokens: int | None,
+    seconds: float | None,
+) -> Choice:
+    """device: "cpu", "cuda", "mps"; width: d_model; parameters: in matrices; tokens, seconds: the planned run."""
+    precision, why = str(settings.precision), "as asked"
+    if precision == "auto":
+        precision, why = _precision(device, width)
+    if settings.compile != "auto":
+        return Choice(precision, bool(settings.compile), f"{_NAMES[precision]} ({why}), compile as asked")
+    compiled, because = _compile(device, parameters, tokens, seconds)
+    return Choice(
+        precision,
+        compiled,
+        f"{_NAMES[precision]} ({why}), compile {'on' if compiled else 'off'}: {because}",
+    )
+
+
+_NAMES = {
+    "32-true": "float32",
+    "bf16-mixed": "bfloat16",
+    "16-mixed": "float16",
+    "bf16-true": "bfloat16 weights",
+}
+
+
+def _precision(device: str, width: int) -> tuple[str, str]:
+    if device == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return "bf16-mixed", "the GPU has it"
+        return "16-mixed", "the GPU has no bfloat16"
+    if device == "cpu":
+        if not torch.cpu._is_avx512_bf16_supported():
+            return "32-true", "this CPU has no AVX512-BF16"
+        if width < CPU_BF16_WIDTH:
+            return "32-true", f"bfloat16 pays from width {CPU_BF16_WIDTH} on this CPU"
+        return "bf16-mixed", "AVX512-BF16"
+    return "32-true", f"the default on {device}"
+
+
+def _compile(device: str, parameters: int, tokens: int | None, seconds: float | None) -> tuple[bool, str]:
+    if device not in ("cpu", "cuda"):
+        return False, f"not measured on {device}"
+    cost, gain = (
+        (CPU_COMPILE_SECONDS, CPU_COMPILE_GAIN) if device == "cpu" else (CUDA_COMPILE_SECONDS, CUDA_COMPILE_GAIN)
+    )
+    rate = 2e11 if device == "cpu" else 1e14  # floating-point operations a second in training, rounded
+    planned = seconds if seconds is not None else float("inf")
+    if tokens is not None:
+        planned = min(planned, 6.0 * parameters * tokens / rate)
+    saved = planned * (1 - 1 / gain)
+    if saved > cost:
+        return True, f"about {planned / 60:.0f} min planned, compiling takes {cost:.0f} s"
+    return False, "too short a run to earn it back"

@@ -1,0 +1,171 @@
+"""Run folders: create, find, list, delete.
+
+runs/<data>-<model>/<time>/ holds config.yaml, checkpoints/, tokenizer/, metrics.csv, metrics.json, curves.png, log.txt
+and status.json ({"state": "running|completed|interrupted|failed", ...}, rewritten every few seconds).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from llmcli.errors import CheckpointError, InputError
+
+ROOT = Path("runs")
+RUN_DIR_VARIABLE = "LLM_RUN_DIR"  # how rank 0 tells the other ranks of one launch
+Purpose = Literal["use", "resume"]
+
+
+def create(*, data: str, model: str, given: str | None) -> Path:
+    """The folder of a new run, made now: `given`, or runs/<data>-<model>/<time>, unique.
+
+    All ranks of one launch get the folder of the first. Raises InputError when `given` already holds a run.
+    """
+    decided = os.environ.get(RUN_DIR_VARIABLE)
+    if decided:
+        return Path(decided)
+    if given:
+        folder = Path(given)
+        if (folder / "config.yaml").exists():
+            raise InputError(
+                f"{folder} already holds a run",
+                f"llm train resume={folder} continues it; another hydra.run.dir= starts beside it",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        base = ROOT / f"{data}-{model}" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        folder, n = base, 1
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:  # two runs in one second
+                n += 1
+                folder = base.with_name(f"{base.name}_{n}")
+    os.environ[RUN_DIR_VARIABLE] = str(folder.resolve())
+    return folder
+
+
+def find(root: Path = ROOT) -> list[Path]:
+    """Every run folder below `root`, oldest first."""
+    if not root.is_dir():
+        return []
+    found = [path.parent for path in root.rglob("config.yaml") if (path.parent / "status.json").exists()]
+    return sorted(found, key=lambda folder: ((folder / "config.yaml").stat().st_mtime, str(folder)))
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """config.yaml, complete and resolved, and the checkpoints folder."""
+    from omegaconf import OmegaConf
+
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
+
+
+def resolve(ckpt: str | None, purpose: Purpose, root: Path = ROOT) -> Path:
+    """The checkpoint file that `ckpt` means: a file, a run folder, `latest` or None (both: the latest run).
+
+    A folder means checkpoints/best.ckpt for use and checkpoints/last.ckpt for resume, or the other where only that is.
+    """
+    if ckpt in (None, "latest"):
+        runs = [run for run in find(root) if any(run.glob("checkpoints/*.ckpt"))]
+        if not runs:
+            raise CheckpointError(
+                f"there is no run with a checkpoint in {root.resolve()}",
+                "llm train makes one; or name a run folder or file: ckpt=PATH",
+            )
+        path = runs[-1]
+    else:
+        path = Path(str(ckpt))
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise CheckpointError(f"there is no run or checkpoint {path}", "llm runs lists the runs")
+    names = ("best.ckpt", "last.ckpt") if purpose == "use" else ("last.ckpt", "best.ckpt")
+    for name in names:
+        if (path / "checkpoints" / name).is_file():
+            return path / "checkpoints" / name
+    raise CheckpointError(f"{path} has no checkpoint yet", "a run saves its first one at its first validation")
+
+
+def folder_of(checkpoint: Path) -> Path | None:
+    """The run folder around a checkpoint file, None for a file on its own."""
+    folder = checkpoint.resolve().parent.parent
+    return folder if (folder / "config.yaml").exists() else None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a small JSON file in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One line of `llm runs`."""
+
+    id: str
+    task: str
+    model: str
+    data: str
+    state: str
+    step: int | None
+    val_loss: float | None
+    size_mb: float
+    modified: float
+
+
+def summarise(folder: Path) -> Summary:
+    status = read_json(folder / "status.json")
+    choices = status.get("choices", {})
+    state = status.get("state", "?")
+    if state == "running" and not _alive(status.get("pid"), status.get("host"), folder):
+        state = "killed"  # it never got to say how it ended
+    size = sum(p.stat().st_size for p in {q.stat().st_ino: q for q in folder.rglob("*") if q.is_file()}.values())
+    return Summary(
+        id=str(folder),
+        task=str(choices.get("task", "?")),
+        model=str(choices.get("model", "?")),
+        data=str(choices.get("data", "?")),
+        state=state,
+        step=status.get("step"),
+        val_loss=status.get("best_val_loss"),
+        size_mb=size / 1e6,
+        modified=(folder / "status.json").stat().st_mtime,
+    )
+
+
+def _alive(pid: int | None, host: str | None, folder: Path) -> bool:
+    """Whether the process that writes status.json is still there; from another machine, whether it wrote lately."""
+    if host != platform.node() or not pid:
+        return time.time() - (folder / "status.json").stat().st_mtime < 120
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def delete(folder: Path) -> None:
+    """Remove a run folder. Raises InputError when it is no run folder, so that nothing else can be lost."""
+    if not (folder / "config.yaml").is_file() or not (folder / "status.json").is_file():
+        raise InputError(f"{folder} is not a run folder", "llm runs lists them")
+    shutil.rmtree(folder)

@@ -1,0 +1,179 @@
+"""The one small base of every task: a LightningModule whose loss is the mean over all tokens of an optimizer step."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from llmcli.errors import LLMError
+
+Stage = Literal["train", "val"]
+Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one batch contributes: sums, so that batches of any size add up.
+
+    loss: sum over `n` targets (nats), with its graph in training. sums: further sums for the metrics, no graph.
+    """
+
+    loss: Tensor
+    n: int
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Task(pl.LightningModule, ABC):
+    """Subclasses implement `_step`, `metrics` and say what they take.
+
+    takes: the record type of `data.records` it learns from. kinds: the backbone kinds it works with, and `causal`
+    the direction it needs (None: either). A batch carries `n_tokens`, the number of its targets as a Python int.
+    """
+
+    takes: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
+    needs_causal: ClassVar[bool | None] = None
+    monitor: ClassVar[str] = "val_loss"
+    higher_is_better: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        optimizer: Callable[[nn.Module], Optimizer] | None,
+        schedule: Callable[[float, int], float] | None,
+    ) -> None:
+        super().__init__()
+        self._optimizer = optimizer
+        self._schedule = schedule
+        # Set by the program before fit: consumed fraction of the budget at an optimizer step, in [0, 1].
+        self.progress: Callable[[int], float] = lambda step: 0.0
+        # Targets of one full micro-batch; the constant that every micro-batch's summed loss is divided by.
+        self.nominal_tokens = 1
+        # Units of the validation text per target ("bytes", "characters"), for bits per byte.
+        self.text_per_target: Mapping[str, float] = {}
+        self.run_state: dict[str, Any] = {}  # what makes the checkpoint whole: config, tokenizer, versions
+        self._step_tokens = 0  # targets seen since the last optimizer step
+        self.tokens_seen = 0
+        self._losses: list[tuple[int, int, Tensor, int]] = []  # (step, batch index, summed loss, n) not yet read
+        self._val: dict[str, Tensor | float] = {}
+
+    # -- what a task writes ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _step(self, batch: Batch, stage: Stage) -> StepResult:
+        """Loss and sums of one batch; the same code for training and validation."""
+
+    @abstractmethod
+    def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Named figures from the totals over a split (`loss` in nats, `n`, and the sums of `_step`)."""
+
+    def compile_inner(self) -> None:
+        """Compile the networks in place (which keeps the checkpoint's keys), never the LightningModule itself."""
+        for child in self.children():
+            if any(True for _ in child.parameters()):
+                child.compile()
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        assert self._optimizer is not None and self._schedule is not None, "built for evaluation, not for training"
+        optimizer = self._optimizer(self)
+        schedule, progress = self._schedule, self.progress
+        scheduler = LambdaLR(optimizer, lambda step: schedule(progress(step), step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        result = self._step(batch, "train")
+        self._step_tokens += result.n
+        self.tokens_seen += result.n
+        loss = result.loss.detach()
+        self._losses.append((self.trainer.global_step, int(batch["index"]), loss, result.n))
+        if loss.device.type == "cpu":  # reading it costs nothing here; an accelerator is read at log intervals
+            self._refuse_non_finite(self._losses[-1:])
+        return result.loss / self.nominal_tokens
+
+    def take_losses(self) -> float | None:
+        """Mean loss in nats per target since the last call (None: no batch since), checked to be finite."""
+        if not self._losses:
+            return None
+        self._refuse_non_finite(self._losses)
+        total = float(torch.stack([loss.double() for _, _, loss, _ in self._losses]).sum())
+        n = sum(n for *_, n in self._losses)
+        self._losses.clear()
+        return total / max(1, n)
+
+    def _refuse_non_finite(self, losses: list[tuple[int, int, Tensor, int]]) -> None:
+        values = torch.stack([loss for _, _, loss, _ in losses])
+        if bool(torch.isfinite(values).all()):
+            return
+        step, index, loss, _ = next(item for item in losses if not bool(torch.isfinite(item[2])))
+        self._losses.clear()
+        raise LLMError(
+            f"the loss became {float(loss)} at step {step} (batch {index} of epoch {self.current_epoch}, "
+            f"seed {self.run_state.get('seed', '?')}); the last good checkpoint is kept",
+            "lower optimizer.lr, set trainer.clip_norm=1, or use trainer.precision=32-true; "
+            "llm train resume=RUN goes on from the last good checkpoint",
+        )
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turn the sum of per-batch means into the mean over all targets of the step, over micro-batches and ranks.
+
+        Lightning has divided by the number of micro-batches and DDP by the number of ranks; every micro-batch was
+        divided by `nominal_tokens`. Only where the true count differs is there anything to mend.
+        """
+        total = self._step_tokens
+        self._step_tokens = 0
+        nominal = self.nominal_tokens * self.trainer.accumulate_grad_batches
+        if self.trainer.world_size > 1:
+            nominal *= self.trainer.world_size
+            counts = torch.tensor(total, device=self.device)
+            total = int(self.trainer.strategy.reduce(counts, reduce_op="sum"))
+        if total not in (nominal, 0):
+            torch._foreach_mul_([p.grad for p in self.parameters() if p.grad is not None], nominal / total)
+
+    # -- validation --------------------------------------------------------------------------------------------
+
+    def on_validation_epoch_start(self) -> None:
+        self._val = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.accumulate(self._val, batch)
+
+    def accumulate(self, totals: dict[str, Any], batch: Batch) -> None:
+        """Add one batch's loss and sums to `totals` (on the device: no host sync)."""
+        result = self._step(batch, "val")
+        for key, value in {"loss": result.loss, **result.sums}.items():
+            wide = value.float() if value.device.type == "mps" else value.double()  # MPS has no float64
+            totals[key] = totals.get(key, 0.0) + wide
+        totals["n"] = totals.get("n", 0) + result.n
+
+    def figures(self, totals: Mapping[str, float], text_per_target: Mapping[str, float]) -> dict[str, float]:
+        """`metrics` of the totals, which gain the amount of text that their targets stand for."""
+        text = {unit: ratio * totals["n"] for unit, ratio in text_per_target.items()}
+        return self.metrics({**totals, **text})
+
+    def on_validation_epoch_end(self) -> None:
+        totals = {key: torch.as_tensor(float(value), dtype=torch.float64) for key, value in self._val.items()}
+        if self.trainer.world_size > 1:
+            totals = {
+                key: self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
+                for key, value in totals.items()
+            }
+        figures = self.figures({key: float(value) for key, value in totals.items()}, self.text_per_target)
+        self.log_dict({f"val_{key}": value for key, value in figures.items()}, batch_size=1)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["llm"] = {**self.run_state, "tokens_seen": self.tokens_seen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.tokens_seen = int(checkpoint["llm"]["tokens_seen"])

@@ -1,0 +1,116 @@
+"""Next-token prediction: one task for every causal backbone, with state carried over contiguous text where it has one.
+
+Shapes: B batch, T time, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llmcli.decoding.base import StepOutput
+from llmcli.errors import InputError
+from llmcli.heads import LanguageModelHead
+from llmcli.models.base import Backbone, State
+from llmcli.tasks.base import Batch, Stage, StepResult, Task
+
+
+class LanguageModeling(Task):
+    """Learns P(token | tokens before it) from `Text` records; also a `decoding.GeneratingModel`.
+
+    Losses are in nats per token. A recurrent backbone reads contiguous text and keeps its state from one batch to
+    the next (truncated back-propagation through time, Mikolov et al. 2010); the state is part of the checkpoint.
+    """
+
+    takes = "Text"
+    kinds = ("attention", "recurrent", "window")
+    needs_causal = True
+
+    def __init__(
+        self,
+        *,
+        model: Backbone,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[float, int], float] | None = None,
+        causal: bool,
+        label_smoothing: float,
+    ) -> None:
+        super().__init__(optimizer=optimizer, schedule=schedule)
+        if not (causal and model.causal):
+            raise InputError("task=language_modeling predicts the next token and needs task.causal=true")
+        if not 0.0 <= label_smoothing < 1.0:
+            raise InputError(f"task.label_smoothing must be in [0, 1), not {label_smoothing}")
+        self.model = model
+        self.head = LanguageModelHead.for_backbone(model, label_smoothing=label_smoothing)
+        self.vocab_size = model.vocab_size
+        self.max_seq_len = model.max_seq_len
+        self._carried: dict[Stage, State | None] = {"train": None, "val": None}
+        self._resumed: dict[str, Tensor] | None = None
+
+    @property
+    def carries_state(self) -> bool:
+        return self.model.kind == "recurrent"
+
+    # -- loss --------------------------------------------------------------------------------------------------
+
+    def _hidden(self, batch: Batch, stage: Stage) -> Tensor:
+        ids = cast(Tensor, batch["ids"])
+        if not self.carries_state:
+            return cast(Tensor, self.model(ids, mask=batch.get("mask")))
+        state = self._carried[stage]
+        if batch["reset"] or state is None:
+            state = self.model.init_state(ids.size(0), ids.size(1))
+            if stage == "train" and self._resumed is not None and not batch["reset"]:
+                state = cast(Any, type(state)).from_tensors(self._resumed).to(self.device)
+            self._resumed = None
+        hidden, state = self.model.step(ids, state)
+        self._carried[stage] = state.detach()
+        return hidden
+
+    def _step(self, batch: Batch, stage: Stage) -> StepResult:
+        hidden = self._hidden(batch, stage)
+        if stage == "train":
+            return StepResult(loss=self.head(hidden, batch["labels"]), n=batch["n_tokens"])
+        loss, correct = self.head.loss_and_correct(hidden, batch["labels"])
+        return StepResult(loss=loss, n=batch["n_tokens"], sums={"correct": correct})
+
+    def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
+        """Totals over a split -> loss (nats per token), perplexity, accuracy; bits per byte and character too where
+        the totals carry the `bytes` and `characters` of the text."""
+        n = max(1.0, totals["n"])
+        loss = totals["loss"] / n
+        figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": totals["correct"] / n}
+        for unit, name in (("bytes", "bits_per_byte"), ("characters", "bits_per_character")):
+            if totals.get(unit):
+                figures[name] = totals["loss"] / math.log(2) / totals[unit]
+        return figures
+
+    # -- generation (decoding.GeneratingModel) -----------------------------------------------------------------
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        return self.model.init_state(batch_size, capacity)
+
+    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None, *, last_only: bool = False) -> StepOutput:
+        """ids (B, T) -> logits (B, T, V), or (B, 1, V) at each row's last real token."""
+        hidden, state = self.model.step(ids, state, lengths)
+        if last_only:
+            last = torch.full((ids.size(0),), ids.size(1) - 1, device=ids.device) if lengths is None else lengths - 1
+            hidden = hidden[torch.arange(ids.size(0), device=ids.device), last].unsqueeze(1)  # (B, 1, D)
+        return StepOutput(logits=self.head.logits(hidden), hidden=hidden, attention=None, state=state)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        state = self._carried["train"]
+        if state is not None:
+            checkpoint["llm"]["carried"] = {k: v.cpu() for k, v in cast(Any, state).tensors().items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        self._resumed = checkpoint["llm"].get("carried")

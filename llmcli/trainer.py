@@ -1,0 +1,210 @@
+"""The trainer group: budget, precision, devices and validation, turned into a Lightning Trainer."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+from llmcli.checkpoint import AtomicCheckpointIO
+from llmcli.errors import InputError
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(value: str | int | float, key: str) -> float:
+    """90, "90s", "10m", "1h30m" -> seconds. Raises InputError naming `key`."""
+    if isinstance(value, int | float):
+        total = float(value)
+    else:
+        parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.lower())
+        if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*([smhd]?)|[\s,]", "", value.lower()):
+            raise InputError(f"{key}: {value!r} is no time", "write 90s, 10m or 1h30m")
+        total = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
+    if total <= 0:
+        raise InputError(f"{key} must be more than nothing, not {value!r}")
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainerSettings:
+    """How long and on what to train. The first budget that is used up ends the run.
+
+    max_time: training time, "90s", "10m", "1h30m". accumulate: micro-batches per optimizer step. clip_norm: gradients
+    are scaled down to this norm (None: never). val_every: optimizer steps between validations (None: ten a run).
+    val_batches: batches a validation (None: what costs at most a sixth of the training). log_every: steps between rows
+    of metrics.csv. precision, compile: "auto" takes the measured choice for this machine.
+    """
+
+    max_steps: int | None
+    max_epochs: int | None
+    max_time: str | float | None
+    max_tokens: int | None
+    accelerator: str
+    devices: int | str
+    strategy: str
+    precision: Precision
+    compile: bool | Literal["auto"]
+    accumulate: int
+    clip_norm: float | None
+    val_every: int | None
+    val_batches: int | None
+    log_every: int
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_steps",
+            "max_epochs",
+            "max_tokens",
+            "accumulate",
+            "val_every",
+            "val_batches",
+            "log_every",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"trainer.{name} must be at least 1, not {value}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise InputError(
+                f"trainer.clip_norm must be positive, not {self.clip_norm}",
+                "trainer.clip_norm=null turns it off",
+            )
+        if not any((self.max_steps, self.max_epochs, self.max_time, self.max_tokens)):
+            raise InputError(
+                "nothing says when training ends",
+                "set one of trainer.max_steps, trainer.max_epochs, trainer.max_time (10m), trainer.max_tokens",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """When training ends, as optimizer steps and seconds; the measure that schedules follow."""
+
+    steps: int | None
+    seconds: float | None
+
+    @classmethod
+    def of(cls, settings: TrainerSettings, *, batches_per_epoch: int, tokens_per_batch: int, ranks: int) -> Budget:
+        """Whatever limits are set, in the units that the loop counts."""
+        steps_per_epoch = math.ceil(batches_per_epoch / settings.accumulate)
+        tokens_per_step = tokens_per_batch * settings.accumulate * ranks
+        limits = []
+        if settings.max_steps is not None:
+            limits.append(settings.max_steps)
+        if settings.max_epochs is not None:
+            limits.append(settings.max_epochs * steps_per_epoch)
+        if settings.max_tokens is not None:
+            limits.append(max(1, math.ceil(settings.max_tokens / tokens_per_step)))
+        limit = None if settings.max_time is None else seconds(settings.max_time, "trainer.max_time")
+        return cls(steps=min(limits) if limits else None, seconds=limit)
+
+    def progress(self, step: int, elapsed: float) -> float:
+        """The consumed fraction in [0, 1] of whichever limit is nearer."""
+        fractions = [0.0]
+        if self.steps is not None:
+            fractions.append(step / self.steps)
+        if self.seconds is not None:
+            fractions.append(elapsed / self.seconds)
+        return min(1.0, max(fractions))
+
+
+def accelerator_of(name: str, devices: int | str) -> tuple[str, int]:
+    """Lightning's own pick: ("cpu" | "cuda" | "mps" ..., number of devices).
+
+    Raises InputError when there are not as many devices as asked for.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            probe = pl.Trainer(
+                accelerator=name,
+                devices=devices,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+    except (MisconfigurationException, ValueError, RuntimeError) as err:
+        raise InputError(
+            f"trainer.accelerator={name} trainer.devices={devices}: {str(err).strip().splitlines()[0]}",
+            f"this machine has {_inventory()}; trainer.accelerator=auto trainer.devices=auto takes what is there",
+        ) from err
+    kind = probe.strategy.root_device.type
+    if kind == "cuda" and probe.num_devices > torch.cuda.device_count():
+        raise InputError(f"trainer.devices={devices}, but this machine has {_inventory()}")
+    return kind, int(probe.num_devices)
+
+
+def _inventory() -> str:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = " and Apple's MPS" if torch.backends.mps.is_available() else ""
+    return f"{torch.get_num_threads()} CPU threads, {gpus} CUDA device{'' if gpus == 1 else 's'}{mps}"
+
+
+def build_trainer(settings: TrainerSettings, *, callbacks: Sequence[pl.Callback], folder: Path) -> pl.Trainer:
+    """A lean Lightning Trainer: no banners, no default logger, bar or checkpoint writer; ours are callbacks.
+
+    `settings` must be complete: precision, val_every and val_batches decided.
+    """
+    assert settings.val_every is not None and settings.val_batches is not None
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=settings.precision,  # type: ignore[arg-type]  # "auto" has been decided
+        max_epochs=-1,
+        max_steps=-1,  # BudgetStop ends the fit, so that the last step is followed by a validation
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip_norm,
+        val_check_interval=settings.val_every * settings.accumulate,
+        check_val_every_n_epoch=None,
+        limit_val_batches=settings.val_batches,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10**9,
+        callbacks=list(callbacks),
+        plugins=[AtomicCheckpointIO()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=str(folder),
+    )
+
+
+def quiet_lightning() -> None:
+    """Lightning's banners, tips and warnings that a user of llm cannot act on."""
+    import logging
+
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for pattern in (
+        r".*does not have many workers.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*`max_epochs` was not set.*",
+        r".*smaller than the logging interval.*",
+        r".*available but not used.*",
+        r".*is not iterable.*length.*",
+        r".*lr_scheduler\.step\(\).*optimizer\.step\(\).*",
+    ):
+        warnings.filterwarnings("ignore", message=pattern)
+
+
+def describe_device(kind: str, count: int) -> str:
+    """ "2 CPU cores", "1 x NVIDIA H100"."""
+    if kind == "cuda":
+        return f"{count} x {torch.cuda.get_device_name(0)}"
+    if kind == "cpu":
+        threads = torch.get_num_threads()
+        return f"{threads} CPU core{'' if threads == 1 else 's'}" + (f", {count} processes" if count > 1 else "")
+    return f"{count} x {kind.upper()}"
