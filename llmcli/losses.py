@@ -122,6 +122,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
     """Cross-entropy in nats of logits (N, V), summed over the labels (N,) that are not -100."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(
-        wide, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
-    )
+    return F.cross_entropy(wide, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)

@@ -44,9 +44,7 @@ def test_chunked_loss_and_gradients_equal_the_plain_ones(softcap, label_smoothin
     actual = linear_cross_entropy(*args, softcap=softcap, label_smoothing=label_smoothing, chunk=chunk)
     torch.testing.assert_close(actual, expected)
     # an upstream factor, as from a mean or a loss scale
-    torch.testing.assert_close(
-        torch.autograd.grad(0.25 * actual, leaves), torch.autograd.grad(0.25 * expected, leaves)
-    )
+    torch.testing.assert_close(torch.autograd.grad(0.25 * actual, leaves), torch.autograd.grad(0.25 * expected, leaves))
 
 
 def test_only_the_gradients_that_are_needed():
@@ -112,9 +110,7 @@ def test_the_head_takes_the_chunked_path_for_many_logits_with_the_same_result(mo
     calls = []
     monkeypatch.setattr(heads, "PLAIN_LOGITS", 0)
     monkeypatch.setattr(heads, "CHUNK", 5)
-    monkeypatch.setattr(
-        heads, "linear_cross_entropy", lambda *a, **k: calls.append(1) or linear_cross_entropy(*a, **k)
-    )
+    monkeypatch.setattr(heads, "linear_cross_entropy", lambda *a, **k: calls.append(1) or linear_cross_entropy(*a, **k))
     actual = model.loss(hidden, labels)
     assert calls
     torch.testing.assert_close(actual, expected)
@@ -156,9 +152,7 @@ def test_a_tied_head_shares_the_parameter():
 def test_softcap_bounds_logits_in_float32():
     logits = softcapped(torch.tensor([-1e4, 0.0, 1.0, 1e4], dtype=torch.bfloat16), 15.0)
     assert logits.dtype == torch.float32
-    torch.testing.assert_close(
-        logits, torch.tensor([-15.0, 0.0, 15 * torch.tanh(torch.tensor(1 / 15)), 15.0])
-    )
+    torch.testing.assert_close(logits, torch.tensor([-15.0, 0.0, 15 * torch.tanh(torch.tensor(1 / 15)), 15.0]))
 
 
 def test_mistakes_are_named():
