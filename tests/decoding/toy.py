@@ -47,8 +47,8 @@ class ToyModel:
     def logits(self, context: list[int]) -> Tensor:
         """(V,) for the token after `context`."""
         assert self.max_seq_len is None or len(context) <= self.max_seq_len
-        before = context[-2] if len(context) > 1 else 96
-        places = (context[-1], before, context[0], len(context) % 97)
+        before = context[-2] % 96 if len(context) > 1 else 96
+        places = (context[-1] % 97, before, context[0] % 97, len(context) % 97)
         return sum(table[place] for table, place in zip(self.tables, places, strict=True))
 
     def init_state(self, batch_size, capacity):
