@@ -65,17 +65,15 @@ class Transformer(Backbone):
         check_sizes(vocab_size=vocab_size, max_seq_len=max_seq_len, d_model=d_model, n_layers=n_layers)
         check_sizes(n_heads=n_heads, n_kv_heads=n_kv_heads or n_heads, d_ff=d_ff or d_model)
         check_rates(dropout=dropout)
+        if min(ngram_rows, default=1) < 1:
+            raise InputError(f"model.ngram_rows ({min(ngram_rows)}) must be at least 1", hint="[] for none")
         if d_model % n_heads:
             raise InputError(f"model.d_model ({d_model}) must be divisible by model.n_heads ({n_heads})")
         if d_model // n_heads % 2:
-            raise InputError(
-                f"model.d_model / model.n_heads ({d_model // n_heads}) must be even for rotary positions"
-            )
+            raise InputError(f"model.d_model / model.n_heads ({d_model // n_heads}) must be even for rotary positions")
         n_kv_heads = n_kv_heads or n_heads
         if n_heads % n_kv_heads:
-            raise InputError(
-                f"model.n_heads ({n_heads}) must be divisible by model.n_kv_heads ({n_kv_heads})"
-            )
+            raise InputError(f"model.n_heads ({n_heads}) must be divisible by model.n_kv_heads ({n_kv_heads})")
         self.causal = causal
         self.d_model = d_model
         self.vocab_size = vocab_size
