@@ -63,8 +63,8 @@ COMMANDS = {
         module="train",
         meaning="learn from text",
         examples=(
-            "llm train",
-            "llm train model=lstm data=text data.path=my.txt",
+            "llm train data=text data.path=my.txt",
+            "llm train model=lstm",
             "llm train model=transformer model.n_layers=6 trainer.max_steps=2000",
             "llm train resume=latest",
             "llm train --dry-run trainer.max_steps=500",
@@ -96,13 +96,13 @@ COMMANDS = {
     ),
     "prepare": Command(
         module="prepare",
-        meaning="clean, tokenize and store data",
+        meaning="store data for training",
         examples=("llm prepare", "llm prepare data=text data.path=my.txt tokenizer=char"),
         config="prepare",
     ),
     "runs": Command(
         module="runs",
-        meaning="list, show and delete runs",
+        meaning="list, show, delete runs",
         examples=("llm runs", "llm runs show runs/...", "llm runs delete runs/... --yes"),
         config="runs",
         booleans=("json", "yes"),
@@ -110,7 +110,7 @@ COMMANDS = {
     ),
     "completion": Command(
         module="completion",
-        meaning="complete commands and keys in your shell",
+        meaning="completion for a shell",
         examples=('eval "$(llm completion bash)"', "llm completion zsh", "llm completion fish | source"),
     ),
 }
@@ -212,7 +212,7 @@ def _dispatch(words: list[str]) -> int:
         from llmcli.help import overview
 
         sys.stdout.write(overview())
-        return 0 if words else 2
+        return 0
     name, rest = words[0], words[1:]
     if name in ("--version", "-V"):
         sys.stdout.write(f"llm {__version__}\n")

@@ -345,12 +345,20 @@ def _no_key(key: str, command: str, overrides: Sequence[str], config_dirs: Seque
         meant = nearest_key(key, keys)
     suggestion = did_you_mean(f"{meant}={value}" if meant else None)
     if "." in key:
-        section = key.rpartition(".")[0]
-        there = [each.removeprefix(f"{section}.") for each in keys if each.startswith(f"{section}.")]
-        hint = f"{section} has: {', '.join(there)}" if there else ""
-        return InputError(f'there is no config key "{key}".{suggestion}', hint=hint)
+        return InputError(f'there is no config key "{key}".{suggestion}', hint=_keys_beside(key, keys, catalog))
     hint = f"llm {command} --help lists the groups and keys"
     return InputError(f'there is no config group or key "{key}".{suggestion}', hint=hint)
+
+
+def _keys_beside(key: str, keys: Sequence[str], catalog: Catalog) -> str:
+    """Which options of the group have the key, or else what the section has instead."""
+    section = key.rpartition(".")[0]
+    options = [option.name for option in catalog.options(section)]
+    having = [name for name in options if any(each.name == key for each in catalog.group_keys(section, name))]
+    if having:
+        return "it is a key of " + ", ".join(f"{section}={name}" for name in having)
+    there = [each.removeprefix(f"{section}.") for each in keys if each.startswith(f"{section}.")]
+    return f"{section} has: {', '.join(there)}" if there else ""
 
 
 def _keys_of(command: str, choices: Sequence[str], config_dirs: Sequence[str]) -> list[str]:
@@ -431,8 +439,8 @@ def _check_trusted(target: str, trusted: tuple[str, ...]) -> None:
     if target.startswith("torch."):
         if not isinstance(found, type) or not home.startswith(("torch.nn.", "torch.optim.")):
             raise refused
-    elif not home.startswith(trusted) or home.split(".")[1] in _MACHINERY:
-        raise refused
+    elif not home.startswith("llmcli.") or home.split(".")[1] in _MACHINERY:
+        raise refused  # something that a module of ours merely imports
 
 
 def _plain(value: Any) -> Any:

@@ -37,11 +37,10 @@ def overview() -> str:
     meaning_width = max(len(command.meaning) for command in COMMANDS.values())
     lines = ["usage: llm COMMAND [group=option ...] [key=value ...]", ""]
     for name, command in COMMANDS.items():
-        example = command.examples[1] if name == "train" else command.examples[0]
-        lines.append(f"  {name:<{name_width}}   {command.meaning:<{meaning_width}}   {example}")
+        lines.append(f"  {name:<{name_width}}   {command.meaning:<{meaning_width}}   {command.examples[0]}")
     lines += [
         "",
-        "Every command: --help, --cfg job (the config it would use), --json, --traceback.",
+        "Every command: --help, --json, --traceback, --cfg job (the config it would use)",
         "Choices: llm train --help        Version: llm --version",
     ]
     return "\n".join(lines) + "\n"
