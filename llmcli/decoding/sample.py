@@ -17,6 +17,7 @@ from llmcli.decoding.loop import check_penalty, decode_tokens
 from llmcli.errors import InputError
 
 _BLOCK = 256  # random numbers drawn at once for each row
+_HEAD = 256  # most probable tokens among which the nucleus is looked for first
 
 
 class Sample:
@@ -92,12 +93,8 @@ class Sample:
             smallest_kept = logits.topk(self.top_k, dim=-1).values[:, -1:]  # (B, 1)
             logits = logits.masked_fill(logits < smallest_kept, -math.inf)
         if self.top_p is not None and self.top_p < 1:
-            ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-            probs = ordered.softmax(dim=-1)
-            # A token goes when those before it already hold top_p; the first always stays.
-            cut = probs.cumsum(dim=-1) - probs >= self.top_p
-            cut[:, 0] = False
-            logits = logits.masked_fill(torch.zeros_like(cut).scatter(1, order, cut), -math.inf)
+            probs = logits.softmax(dim=-1)
+            logits = logits.masked_fill(probs < _nucleus_floor(probs, self.top_p), -math.inf)
         if self.min_p is not None and self.min_p > 0:
             # p < min_p * p_max, as log-probabilities: the normaliser cancels
             floor = logits.amax(dim=-1, keepdim=True) + math.log(self.min_p)
@@ -126,3 +123,21 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     # Strictly below the total, whatever rounding does, so that the search ends at a token that was not cut.
     point = torch.minimum(uniform[:, None].to(wide) * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, point, right=True)[:, 0]
+
+
+def _nucleus_floor(probs: Tensor, top_p: float) -> Tensor:
+    """probs (B, V) -> (B, 1), the smallest probability in the smallest set that holds at least `top_p`."""
+    # On a CPU sorting a whole vocabulary costs more than all the rest here, and most nuclei lie in its head. Elsewhere
+    # looking whether this one does would wait for the device.
+    if probs.device.type == "cpu" and probs.shape[-1] > _HEAD:
+        ordered = probs.topk(_HEAD, dim=-1).values
+        if bool((ordered.sum(dim=-1) > top_p).all()):
+            return _floor(ordered, top_p)
+    return _floor(probs.sort(dim=-1, descending=True).values, top_p)
+
+
+def _floor(ordered: Tensor, top_p: float) -> Tensor:
+    """Of descending probabilities (B, n), the last before which less than `top_p` has come; the first at least."""
+    before = ordered.cumsum(dim=-1) - ordered
+    kept = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (B, 1)
+    return ordered.gather(1, kept - 1)
