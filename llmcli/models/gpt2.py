@@ -180,8 +180,8 @@ class Block(nn.Module):
             q = q.to(k.dtype)
         y = self._attend(q, k, v, visible, causal).transpose(1, 2).flatten(2)  # (B, T, D)
         x = x + self.dropout(self.out(y))
-        branch: Tensor = self.down(F.gelu(self.up(self.feed_forward_norm(x)), approximate="tanh"))
-        return x + self.dropout(branch)
+        branch: Tensor = self.dropout(self.down(F.gelu(self.up(self.feed_forward_norm(x)), approximate="tanh")))
+        return x + branch
 
     def _heads(self, x: Tensor) -> Tensor:
         b, t, d = x.shape
