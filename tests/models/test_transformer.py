@@ -9,7 +9,6 @@ from torch import Tensor
 
 from llmcli.errors import InputError
 from llmcli.heads import LanguageModelHead
-from llmcli.layers.attention import fused_attention, plain_attention, visibility
 from llmcli.models.transformer import NgramEmbedding, Transformer, rotary_table, rotate
 
 VOCAB = 13
@@ -84,26 +83,6 @@ def test_rotation_scores_depend_on_distance_alone():
     ]
     torch.testing.assert_close(scores[1], scores[0])
     torch.testing.assert_close(scores[2], scores[0])
-
-
-@pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("masking", ["none", "causal", "padding and documents"])
-def test_both_kernels_compute_the_same(kv_heads: int, masking: str):
-    generator = torch.Generator().manual_seed(0)
-    q = torch.randn(2, 4, 10, 8, generator=generator, requires_grad=True)
-    k = torch.randn(2, kv_heads, 10, 8, generator=generator, requires_grad=True)
-    v = torch.randn(2, kv_heads, 10, 8, generator=generator, requires_grad=True)
-    causal = masking != "none"
-    visible = None
-    if masking == "padding and documents":
-        mask = torch.arange(10)[None] < torch.tensor([[10], [7]])
-        visible = visibility(10, True, mask, torch.tensor([[0] * 4 + [1] * 6] * 2))
-    results = []
-    for kernel in (fused_attention, plain_attention):
-        y = kernel(q, k, v, visible, causal)
-        results.append([y, *torch.autograd.grad(y.square().sum(), (q, k, v))])
-    for fused, plain in zip(*results, strict=True):
-        torch.testing.assert_close(plain, fused, rtol=1e-4, atol=1e-5)
 
 
 def test_grouped_keys_equal_repeated_heads():
