@@ -90,8 +90,9 @@ def stretch(pieces: Iterable[Text], start: int, stop: int) -> Iterator[Text]:
 
 def tail_bounds(total: int, val_fraction: float, test_fraction: float) -> dict[str, tuple[int, int]]:
     """Character ranges of the splits when val, then test, are the last parts of `total` characters."""
-    train = int(total * (1 - val_fraction - test_fraction))
-    val = total - int(total * test_fraction) if test_fraction else total
+    # the fractions are not exact in binary: 9.999999 characters are ten
+    train = int(total * (1 - val_fraction - test_fraction) + 1e-6)
+    val = total - int(total * test_fraction + 1e-6)
     return {"train": (0, train), "val": (train, val), "test": (val, total)}
 
 

@@ -173,7 +173,8 @@ def _padded(
     """Rows of `lengths` (B,) inputs from `starts` (B,), of which the first `skip` (B,) labels are context."""
     rows = np.full((len(starts), seq_len + 1), pad_id, np.int64)
     whole = lengths == seq_len
-    rows[whole] = tokens.gather(starts[whole], seq_len + 1)
+    if whole.any():
+        rows[whole] = tokens.gather(starts[whole], seq_len + 1)
     for row in np.flatnonzero(~whole & (lengths > 0)):
         rows[row, : lengths[row] + 1] = tokens.read(int(starts[row]), int(lengths[row]) + 1)
     place = np.arange(seq_len)

@@ -117,13 +117,13 @@ class _Files:
 
     def __init__(self, path: str | None, urls: dict[str, str], sha256: dict[str, str]) -> None:
         self.urls, self.sha256 = urls, sha256
-        self._found = {} if path is None else _under(Path(path).expanduser(), urls)
+        self._path = None if path is None else Path(path).expanduser()
+        self._found = {} if self._path is None else _under(self._path, urls)
 
     @property
     def origin(self) -> str:
         """The last folder of where the files come from."""
-        place = next(iter(self._found.values())) if self._found else Path(urlsplit(next(iter(self.urls.values()))).path)
-        return place.parent.name or place.name
+        return (self._path or Path(urlsplit(next(iter(self.urls.values()))).path).parent).name
 
     def obtain(self, report: Report) -> None:
         for name, url in self.urls.items():

@@ -24,13 +24,14 @@ from llmcli.errors import InputError
 # how the text is made from the source files; a change makes prepared data out of date
 VERSION = 1
 TOPICS = Path("pydoc_data", "topics.py")
-# tests, vendored code, and folders whose docstrings are about themselves rather than the library
+# tests, vendored and generated code, and folders whose docstrings are about themselves rather than the library
 SKIPPED = frozenset(
     {
         "__phello__",
         "__pycache__",
         "_bundled",
         "dist-packages",
+        "encodings",
         "idlelib",
         "lib-dynload",
         "lib2to3",

@@ -17,8 +17,9 @@ from llmcli.errors import InputError
 
 PIECE = 1 << 20  # characters
 BLOCK = 1 << 20  # bytes
-PARAGRAPH = re.compile(r"\n(?:[ \t]*\n)+")
 LINE = re.compile(r"\n")
+_BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+_LEADING_BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -81,6 +82,20 @@ def parts(stream: Iterable[str], separator: re.Pattern[str], limit: int = PIECE)
             held = held[at:]
     if held:
         yield Text(held)
+
+
+def paragraphs(stream: Iterable[str], limit: int = PIECE) -> Iterator[Text]:
+    """A stream cut at blank lines, which are dropped."""
+    beginning = True
+    for piece in parts(stream, _BLANK_LINES, limit):
+        text = piece.text
+        if beginning and (blank := _LEADING_BLANK_LINES.match(text)):  # the rest of a cut that two blocks share
+            text = text[blank.end() :]
+        if piece.end:
+            text = text.removesuffix("\n")
+        if not (beginning and piece.end and not text.strip()):
+            yield Text(text, piece.end)
+        beginning = piece.end
 
 
 def _cut(text: str, limit: int) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmcli.data.cache import sha256_file
-from llmcli.data.readers.stream import LINE, PARAGRAPH, blocks, parts, pieces
+from llmcli.data.readers.stream import LINE, blocks, paragraphs, parts, pieces
 from llmcli.data.records import Text
 from llmcli.data.source import Clean, TextSource, check_fractions, deal, split_names, stretch, tail_bounds
 from llmcli.errors import InputError
@@ -106,11 +106,11 @@ class TextFiles(TextSource):
                 yield from self._parts(text)
 
     def _parts(self, text: Iterator[str]) -> Iterator[Text]:
-        separator = LINE if self.document == "line" else PARAGRAPH
+        cut = parts(text, LINE) if self.document == "line" else paragraphs(text)
         # the end-of-text token stands for the separator; without one the text keeps it
         joint = "" if self.eos else "\n" if self.document == "line" else "\n\n"
         beginning = True
-        for piece in parts(text, separator):
+        for piece in cut:
             if not (beginning and piece.end and not piece.text.strip()):
                 yield Text(piece.text + joint) if piece.end else piece
             beginning = piece.end

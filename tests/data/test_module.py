@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from llmcli.data.module import WindowData
+from llmcli.data.windows import IGNORED
+from llmcli.errors import InputError
+
+
+def make(prepared, **changes):
+    settings = {"contiguous": False, "size": 4, "seq_len": 16, "eval_size": None, "num_workers": 0}
+    return WindowData(prepared=prepared, seed=1, **{**settings, **changes})
+
+
+def scored(loader):
+    return sum(batch["n_tokens"] for batch in loader)
+
+
+def test_sizes(prepared):
+    data = make(prepared(1000, 100))
+    assert data.batches_per_epoch == len(data.train_dataloader()) == 999 // 64
+    assert data.tokens_per_batch == next(iter(data.train_dataloader()))["n_tokens"] == 64
+    assert len(next(iter(data.eval_loader("train")))["ids"]) == 8
+    assert len(next(iter(make(prepared(1000, 100), eval_size=3).eval_loader("train")))["ids"]) == 3
+
+
+@pytest.mark.parametrize("contiguous", [False, True])
+@pytest.mark.parametrize("size", [None, 1, 5])
+def test_validation_scores_every_token_but_the_first(prepared, contiguous, size):
+    data = make(prepared(1000, 333), contiguous=contiguous)
+    assert scored(data.val_dataloader()) == 332
+    assert scored(data.eval_loader("val", size=size)) == 332
+    if not contiguous:
+        assert scored(data.eval_loader("val", stride=5, size=size)) == 332
+
+
+def test_one_stream_reads_the_text_from_end_to_end(prepared):
+    data = make(prepared(1000, 100), contiguous=True)
+    found = list(data.eval_loader("val", size=1))
+    expected = data.prepared.split("val").read(1, 99).tolist()
+    assert torch.cat([b["labels"][b["labels"] != IGNORED] for b in found]).tolist() == expected
+
+
+def test_ranks_share_an_epoch(prepared):
+    class Rank:
+        world_size = 2
+
+        def __init__(self, rank):
+            self.global_rank = rank
+
+    found = []
+    for rank in range(2):
+        data = make(prepared(1000))
+        data.trainer = Rank(rank)
+        assert data.batches_per_epoch == 999 // 128
+        found.append(list(data.train_dataloader()))
+    assert len(found[0]) == len(found[1]) == 7
+    assert not any(torch.equal(a["ids"], b["ids"]) for a, b in zip(*found, strict=True))
+
+
+def test_a_text_shorter_than_a_window(prepared):
+    with pytest.raises(InputError, match="the train split has 16 tokens, fewer than the 17 of one window") as caught:
+        make(prepared(16))
+    assert "batch.seq_len=3 batch.size=4" in caught.value.hint
+    assert make(prepared(16), seq_len=3, size=4).batches_per_epoch == 1
+
+
+def test_fewer_windows_than_rows(prepared):
+    message = r"100 tokens, 6 windows of batch.seq_len \(16\), fewer than batch.size \(8\)"
+    with pytest.raises(InputError, match=message) as caught:
+        make(prepared(100), size=8)
+    assert "batch.size=6" in caught.value.hint and "batch.seq_len=12" in caught.value.hint
+    assert make(prepared(100), size=6).batches_per_epoch == 1
+    assert make(prepared(100), size=8, seq_len=12).batches_per_epoch == 1
+
+
+def test_a_validation_split_with_nothing_to_score(prepared):
+    with pytest.raises(InputError, match="the val split has 1 token, too few to score one") as caught:
+        make(prepared(1000, 1))
+    assert "data.val_fraction" in caught.value.hint
+
+
+def test_without_a_validation_split_there_is_no_validation(prepared):
+    assert list(make(prepared(1000)).val_dataloader()) == []
+    with pytest.raises(InputError, match="no val split; it has: train"):
+        make(prepared(1000)).eval_loader("val")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("size", 0, r"batch.size \(0\) must be at least 1"),
+        ("seq_len", 0, r"batch.seq_len \(0\) must be at least 1"),
+        ("eval_size", 0, r"batch.eval_size \(0\) must be at least 1"),
+        ("num_workers", -1, r"batch.num_workers \(-1\) must be at least 0"),
+    ],
+)
+def test_impossible_sizes(prepared, option, value, message):
+    with pytest.raises(InputError, match=message):
+        make(prepared(1000), **{option: value})
+
+
+def test_strides(prepared):
+    with pytest.raises(InputError, match=r"stride \(17\) must be from 1 to batch.seq_len \(16\)"):
+        make(prepared(1000, 100)).eval_loader("val", stride=17)
+    with pytest.raises(InputError, match=r"stride \(8\) is for shuffled windows"):
+        make(prepared(1000, 100), contiguous=True).eval_loader("val", stride=8)
