@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w-]*):(?:\s+(?P<value>.*))?$")
+_INCLUDED = re.compile(r"^\s*-\s+([\w-]+)\s*$")
 _DEFAULT = re.compile(r"^\s*-\s+(?:optional\s+)?(?P<group>[\w/]+):\s*(?P<option>[\w-]+)\s*(?:#.*)?$")
 _QUOTED_OR_COMMENT = re.compile(r"""^((?:"[^"]*"|'[^']*'|[^"'#]|(?<=\S)#)*)(?:#\s?(.*))?$""")
 _HIDDEN = ("defaults", "hydra", "facts")  # root sections that are not the user's to set
@@ -64,28 +65,24 @@ class Catalog:
                 found.setdefault(path.stem, Option(path.stem, meaning(path), path))
         return [found[name] for name in sorted(found)]
 
-    def root(self, name: str) -> Path | None:
-        return next((folder / f"{name}.yaml" for folder in self.folders if (folder / f"{name}.yaml").is_file()), None)
+    def roots(self, name: str) -> list[Path]:
+        """The file of a root config and those that it is made of (`- train` in its defaults)."""
+        path = next((found for folder in self.folders if (found := folder / f"{name}.yaml").is_file()), None)
+        if path is None:
+            return []
+        matches = filter(None, map(_INCLUDED.match, _lines(path)))
+        included = [match[1] for match in matches if match[1] != "_self_"]
+        return [path, *(each for other in included for each in self.roots(other))]
 
     def defaults(self, root: str) -> dict[str, str]:
         """Group -> option of a root config, in its order ("null" where there is none)."""
-        path = self.root(root)
-        if path is None:
-            return {}
-        chosen: dict[str, str] = {}
-        for line in _lines(path):
-            if (found := re.match(r"^\s*-\s+([\w-]+)\s*$", line)) and found[1] != "_self_":
-                chosen.update(self.defaults(found[1]))
-            elif found := _DEFAULT.match(line):
-                chosen[found["group"]] = found["option"]
-        return chosen
+        lines = [line for path in self.roots(root) for line in _lines(path)]
+        return {found["group"]: found["option"] for line in lines if (found := _DEFAULT.match(line))}
 
     def root_keys(self, root: str) -> list[Key]:
         """The keys of a root config itself, without its groups."""
-        path = self.root(root)
-        if path is None:
-            return []
-        return [key for key in keys(path) if key.name.partition(".")[0] not in _HIDDEN]
+        found = [key for path in self.roots(root) for key in keys(path)]
+        return [key for key in found if key.name.partition(".")[0] not in _HIDDEN]
 
     def group_keys(self, group: str, option: str) -> list[Key]:
         path = next((each.path for each in self.options(group) if each.name == option), None)

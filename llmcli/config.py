@@ -10,7 +10,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,8 +32,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llmcli import schema
 from llmcli.catalog import Catalog, config_dir
-from llmcli.errors import CheckpointError, InputError
+from llmcli.errors import InputError
 from llmcli.mistakes import did_you_mean, nearest, nearest_key
+from llmcli.trust import TRUSTED, check_targets
 
 __all__ = [
     "TRUSTED",
@@ -50,8 +51,6 @@ __all__ = [
     "with_facts",
 ]
 
-TRUSTED = ("llmcli.", "torch.")  # what the config inside a checkpoint may name
-_MACHINERY = ("cli", "commands", "config", "checkpoint", "runs", "sweep", "ui")  # of llmcli: acts, is not built
 _GRAMMAR = re.compile(r"^(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\(")
 _PLAIN_KEY = re.compile(r"^(\+\+|\+)?[A-Za-z_][\w./@-]*$")
 
@@ -87,7 +86,7 @@ def capture(command: str, overrides: Sequence[str] = (), *, config_dirs: Sequenc
     cfg, _launch, mode = _compose(command, overrides, config_dirs)
     if mode == RunMode.MULTIRUN:
         return None
-    schema.check_root_values(cfg, Catalog(_folders(config_dirs)).root(command))
+    schema.check_root_values(cfg, Catalog(_folders(config_dirs)).roots(command))
     return cfg
 
 
@@ -162,8 +161,7 @@ def build(node: Any, /, *, trusted: tuple[str, ...] | None = None, **extra: Any)
     if not isinstance(node, DictConfig | ListConfig):
         node = OmegaConf.create(node)
     if trusted is not None:
-        for target in _targets(OmegaConf.to_container(node, resolve=False)):
-            _check_trusted(target, trusted)
+        check_targets(OmegaConf.to_container(node, resolve=False), trusted)
     key = str(node._get_full_key(None))
     try:
         if not isinstance(node, DictConfig) or "_target_" not in node:
@@ -410,37 +408,6 @@ def _with_key(err: ValueError | TypeError, key: str) -> InputError:
     message = str(err) or type(err).__name__
     kind = type(err) if isinstance(err, InputError) else InputError
     return kind(message if not key or key in message else f"{key}: {message}", hint=hint)
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
-def _check_trusted(target: str, trusted: tuple[str, ...]) -> None:
-    """A config from elsewhere may build parts of a model; it may not call whatever can be reached by a dotted name."""
-    way_out = "a checkpoint may only name classes of llmcli, torch.nn and torch.optim; train the model again with those"
-    refused = CheckpointError(f"the checkpoint's config names {target}, which is not trusted", hint=way_out)
-    if not target.startswith(trusted) or target.split(".")[1] in _MACHINERY:
-        raise refused
-    if target.startswith("torch.") and not target.startswith(("torch.nn.", "torch.optim.")):
-        raise refused
-    try:
-        found: Callable[..., Any] = schema.locate(target)
-    except InputError as err:
-        raise CheckpointError(f"the checkpoint's config names {target}, which does not exist", hint=err.hint) from err
-    home = str(getattr(found, "__module__", None))
-    if target.startswith("torch."):
-        if not isinstance(found, type) or not home.startswith(("torch.nn.", "torch.optim.")):
-            raise refused
-    elif not home.startswith("llmcli.") or home.split(".")[1] in _MACHINERY:
-        raise refused  # something that a module of ours merely imports
 
 
 def _plain(value: Any) -> Any:

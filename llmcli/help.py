@@ -37,7 +37,7 @@ def overview() -> str:
     meaning_width = max(len(command.meaning) for command in COMMANDS.values())
     lines = ["usage: llm COMMAND [group=option ...] [key=value ...]", ""]
     for name, command in COMMANDS.items():
-        lines.append(f"  {name:<{name_width}}   {command.meaning:<{meaning_width}}   {command.examples[0]}")
+        lines.append(f"  {name:<{name_width}}  {command.meaning:<{meaning_width}}  {command.examples[0]}")
     lines += [
         "",
         "Every command: --help, --json, --traceback, --cfg job (the config it would use)",

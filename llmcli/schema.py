@@ -33,19 +33,18 @@ def check(cfg: DictConfig, *, command: str, choices: Mapping[str, str]) -> None:
     _check(cfg, "", command, choices)
 
 
-def check_root_values(cfg: DictConfig, path: Path | None) -> None:
+def check_root_values(cfg: DictConfig, paths: Sequence[Path]) -> None:
     """A root key keeps the type of its default: seed=abc is refused where the file says `seed: 1`."""
-    if path is None:
-        return
-    defaults = OmegaConf.load(path)
-    assert isinstance(defaults, DictConfig)
-    for key in defaults:
-        name = str(key)
-        if OmegaConf.is_missing(defaults, name) or name not in cfg or OmegaConf.is_interpolation(cfg, name):
-            continue
-        default, value = defaults[name], cfg[name]
-        if isinstance(default, bool | int | float | str) and (wrong := mismatch(value, type(default))):
-            raise InputError(f"{name}: {wrong}")
+    for path in paths:
+        defaults = OmegaConf.load(path)
+        assert isinstance(defaults, DictConfig)
+        for key in defaults:
+            name = str(key)
+            if OmegaConf.is_missing(defaults, name) or name not in cfg or OmegaConf.is_interpolation(cfg, name):
+                continue
+            default, value = defaults[name], cfg[name]
+            if isinstance(default, bool | int | float | str) and (wrong := mismatch(value, type(default))):
+                raise InputError(f"{name}: {wrong}")
 
 
 def locate(target: str) -> Any:

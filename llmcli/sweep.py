@@ -22,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -59,9 +59,10 @@ class Job:
     def finished(self) -> bool:
         return self.state in ("done", "kept")
 
-    @property
-    def name(self) -> str:
-        return " ".join(self.overrides) or "(no overrides)"
+    def name(self, common: frozenset[str] = frozenset()) -> str:
+        """Its overrides, without those that all jobs of the sweep have in `common`."""
+        own = [each for each in self.overrides if each not in common]
+        return " ".join(own) or "(no overrides)"
 
     def metric(self, name: str) -> float | None:
         """A final figure of the run, None where there is none or it is not a number."""
@@ -69,7 +70,7 @@ class Job:
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
     def last_line(self) -> str:
-        """The last line of the job's log that is not empty."""
+        """Why a job failed: the last error message in its log, or else the last line that is not empty."""
         try:
             with (self.folder / "job.log").open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 65536))
@@ -77,8 +78,8 @@ class Job:
         except OSError:
             return ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        complaint = [line for line in lines if line.startswith("error: ")]
-        return (complaint or lines or [""])[-1]
+        complaints = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        return (complaints or lines or [""])[-1]
 
 
 class ProcessLauncher(Launcher):
@@ -88,7 +89,9 @@ class ProcessLauncher(Launcher):
     """
 
     __module__ = _PLUGIN
-    jobs: list[Job]  # of all launchers since `run` began: Hydra makes the launchers itself
+    # of all launches since `run` began; on the class because Hydra makes the launcher itself
+    jobs: ClassVar[list[Job]] = []
+    sweep_dir: ClassVar[Path] = Path()
 
     def __init__(self, *, n_jobs: int, grace: float, argv: Sequence[str] = (sys.executable, "-m", "llmcli")) -> None:
         if n_jobs < 1:
@@ -111,7 +114,8 @@ class ProcessLauncher(Launcher):
             folder = Path(str(cfg.hydra.sweep.dir), str(cfg.hydra.sweep.subdir))
             jobs.append(Job(number, list(overrides), folder))
             returns.append(JobReturn(overrides=list(overrides), cfg=cfg, working_dir=str(folder)))
-        type(self).jobs += jobs
+        ProcessLauncher.jobs += jobs
+        ProcessLauncher.sweep_dir = Path(str(self.config.hydra.sweep.dir))
         self.run(jobs, command=str(self.config.hydra.job.config_name), more=self._shared())
         for job, result in zip(jobs, returns, strict=True):
             # a failed job is ours to report; Hydra would print a traceback and stop
@@ -127,6 +131,7 @@ class ProcessLauncher(Launcher):
         slots = deque(range(min(self.n_jobs, max(1, len(waiting)))))
         devices = _visible_devices() if waiting else []
         running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        common = _common(jobs)
         headers = ("job", "overrides", "status", "step", "val loss", "left")
         with ui.LiveTable(headers, right=(3, 4, 5)) as table, _termination_raises():
             try:
@@ -136,15 +141,15 @@ class ProcessLauncher(Launcher):
                         argv = [*self.argv, command, *_what(job), "hydra.mode=RUN", *more]
                         running[slot] = job, _start(job, argv, self._environment(slot, devices))
                         if not table.visible:
-                            ui.note(f"job {job.number} started   {job.name}")
+                            ui.note(f"job {job.number} started   {job.name(common)}")
                     for slot, (job, process) in list(running.items()):
                         if process.poll() is not None:
                             del running[slot]
                             slots.append(slot)
                             _finish(job, process)
                             if not table.visible:
-                                ui.note(_ending(job))
-                    table.update([_row(job) for job in jobs])
+                                ui.note(_ending(job, common))
+                    table.update([_row(job, common) for job in jobs])
                     time.sleep(_POLL_SECONDS)
             finally:
                 _stop(list(running.values()), self.grace)
@@ -183,7 +188,7 @@ def run(command: str, overrides: Sequence[str], *, config_dirs: Sequence[str] = 
         config.through_hydra(command, overrides, ["--multirun"], config_dirs=config_dirs)
     finally:
         if ProcessLauncher.jobs:
-            again = _again(command, overrides, config_dirs, _sweep_dir(ProcessLauncher.jobs))
+            again = _again(command, overrides, config_dirs, ProcessLauncher.sweep_dir)
             report(ProcessLauncher.jobs, again=again, as_json=as_json)
     return 0 if all(job.finished for job in ProcessLauncher.jobs) else 1
 
@@ -192,18 +197,19 @@ def report(jobs: Sequence[Job], *, again: str, as_json: bool) -> None:
     """The ranking by validation loss, then what failed and why, then the command that runs what is missing."""
     ranked = sorted((job for job in jobs if job.finished), key=_rank)
     failed = [job for job in jobs if job.state == "failed"]
+    common = _common(jobs)
     if as_json:
         ordered = [*ranked, *(job for job in jobs if not job.finished)]
         ui.out_json({"jobs": [_record(job) for job in ordered], "failed": len(failed), "again": again})
         return
     if ranked:
         rows = [
-            (place, _figure(job.metric("val_loss")), _figure(job.metric("perplexity")), job.name, job.folder)
+            (place, _figure(job.metric("val_loss")), _figure(job.metric("perplexity")), job.name(common), job.folder)
             for place, job in enumerate(ranked, start=1)
         ]
         ui.table(rows, ("", "val loss", "perplexity", "overrides", "run"), right=(0, 1, 2), stdout=True)
     for job in failed:
-        ui.error(f"job {job.number} ({job.name}) ended with exit code {job.exit_code}", job.last_line())
+        ui.error(f"job {job.number} ({job.name(common)}) ended with exit code {job.exit_code}", job.last_line())
         ui.note(f"       {job.folder / 'job.log'}")
     if len(ranked) < len(jobs):
         ui.note(f"{len(jobs) - len(ranked)} of {len(jobs)} jobs are missing; this runs only those:\n  {again}")
@@ -299,7 +305,7 @@ def _recall(job: Job) -> None:
     if noted.get("overrides") != job.overrides:
         other = " ".join(map(str, noted.get("overrides", [])))
         raise InputError(
-            f"{job.folder} holds another job ({other}) than {job.name}",
+            f"{job.folder} holds another job ({other}) than {job.name()}",
             hint="give another hydra.sweep.dir, or repeat that sweep's command to run what it misses",
         )
     if noted.get("exit_code") == 0:
@@ -332,21 +338,21 @@ def _visible_devices() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def _row(job: Job) -> tuple[object, ...]:
+def _row(job: Job, common: frozenset[str]) -> tuple[object, ...]:
     status = _read_json(job.folder / "status.json") if job.state in ("running", "done", "kept") else {}
     step, total = status.get("step"), status.get("total_steps")
     steps = "" if step is None else f"{step}/{total}" if total else f"{step}"
     left = status.get("seconds_left") if job.state == "running" else None
     loss = job.metric("val_loss") if job.finished else status.get("val_loss")
-    return job.number, job.name, job.state, steps, _figure(loss, ""), "" if left is None else _clock(left)
+    return job.number, job.name(common), job.state, steps, _figure(loss, ""), "" if left is None else _clock(left)
 
 
-def _ending(job: Job) -> str:
+def _ending(job: Job, common: frozenset[str]) -> str:
     if job.state == "done":
         loss = job.metric("val_loss")
         scored = "" if loss is None else f"   val_loss {loss:.4f}"
-        return f"job {job.number} done in {_clock(job.seconds)}{scored}   {job.name}"
-    return f"job {job.number} failed with exit code {job.exit_code}   {job.name}   {job.last_line()}"
+        return f"job {job.number} done in {_clock(job.seconds)}{scored}   {job.name(common)}"
+    return f"job {job.number} failed with exit code {job.exit_code}   {job.name(common)}   {job.last_line()}"
 
 
 def _record(job: Job) -> dict[str, Any]:
@@ -368,8 +374,11 @@ def _rank(job: Job) -> tuple[float, int]:
     return (math.inf if loss is None else loss), job.number
 
 
-def _sweep_dir(jobs: Sequence[Job]) -> Path:
-    return Path(os.path.commonpath([job.folder for job in jobs])) if len(jobs) > 1 else jobs[0].folder.parent
+def _common(jobs: Sequence[Job]) -> frozenset[str]:
+    """The overrides that tell no job from another."""
+    if len(jobs) < 2:
+        return frozenset()
+    return frozenset.intersection(*(frozenset(job.overrides) for job in jobs))
 
 
 def _again(command: str, overrides: Sequence[str], config_dirs: Sequence[str], folder: Path) -> str:

@@ -95,6 +95,7 @@ class LiveTable:
     def __init__(self, headers: Sequence[str], *, right: Sequence[int] = ()) -> None:
         self._headers = headers
         self._right = right
+        self._shown: list[Sequence[object]] = []
         self._live = Live(console=err, auto_refresh=False, transient=True) if is_terminal() else None
 
     def __enter__(self) -> Self:
@@ -113,8 +114,10 @@ class LiveTable:
         return self._live is not None
 
     def update(self, rows: Iterable[Sequence[object]]) -> None:
-        if self._live is not None:
-            self._live.update(_table(rows, self._headers, self._right), refresh=True)
+        shown = list(rows)
+        if self._live is not None and shown != self._shown:
+            self._shown = shown
+            self._live.update(_table(shown, self._headers, self._right), refresh=True)
 
 
 def silence() -> None:

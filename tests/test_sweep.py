@@ -52,8 +52,8 @@ def test_a_failing_job_does_not_stop_the_others_and_is_explained(tmp_path, capsy
     assert sweep(tmp_path, "model=rnn,lstm,gru", "trainer.max_steps=100") == 1
     captured = capsys.readouterr()
     assert "model=rnn" in captured.out and "model=gru" in captured.out
-    assert "job 1 (model=lstm trainer.max_steps=100) ended with exit code 1" in captured.err
-    assert "error: the loss is not finite" in captured.err
+    assert "job 1 (model=lstm) ended with exit code 1" in captured.err
+    assert "the loss is not finite" in captured.err
     assert str(tmp_path / "1" / "job.log") in captured.err
     assert "llm train -m model=rnn,lstm,gru trainer.max_steps=100" in captured.err
     assert f"hydra.sweep.dir={tmp_path}" in captured.err
@@ -96,7 +96,7 @@ def test_json_is_one_object_with_every_job(tmp_path, capsys):
         ("failed", None, 1),
     ]
     assert result["failed"] == 1
-    assert result["jobs"][1]["error"] == "error: the loss is not finite"
+    assert result["jobs"][1]["error"] == "the loss is not finite"
 
 
 def test_jobs_inherit_nothing_of_a_distributed_run(tmp_path, monkeypatch):
