@@ -11,6 +11,8 @@ from llmcli import heads
 from llmcli.errors import InputError
 from llmcli.heads import LanguageModelHead
 from llmcli.losses import linear_cross_entropy, softcapped
+from llmcli.models.gpt2 import GPT2
+from llmcli.models.mlp import MLP
 
 N, D, V = 23, 8, 31
 
@@ -147,6 +149,23 @@ def test_a_tied_head_shares_the_parameter():
     assert model.weight is embedding.weight
     model.loss(torch.randn(1, 3, D), torch.tensor([[1, 2, 3]])).backward()
     assert embedding.weight.grad is not None
+
+
+def test_the_backbone_decides_about_its_head():
+    tied = GPT2(vocab_size=V, max_seq_len=4, causal=True, d_model=D, n_layers=1, n_heads=2, dropout=0.0)
+    model = LanguageModelHead.for_backbone(tied, label_smoothing=0.0)
+    assert model.weight is tied.input_embedding.weight
+    assert model.bias is None
+    untied = MLP(
+        vocab_size=V, causal=True, window=2, d_embed=3, d_hidden=D, activation="tanh", direct=True, dropout=0.0
+    )
+    untied.logit_softcap = 3.0
+    untied.init_head = nn.init.zeros_
+    model = LanguageModelHead.for_backbone(untied, label_smoothing=0.2)
+    assert model.weight.shape == (V, D + 2 * 3)
+    assert not model.weight.any()
+    assert model.bias is not None
+    assert (model.softcap, model.label_smoothing) == (3.0, 0.2)
 
 
 def test_softcap_bounds_logits_in_float32():

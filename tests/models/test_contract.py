@@ -138,6 +138,17 @@ def test_cached_steps_equal_forward(model, sizes):
     assert state.lengths.tolist() == [LENGTH] * ROWS
 
 
+def test_steps_under_autocast_stay_near_forward(model):
+    ids = random_ids()
+    expected = model(ids)
+    state = model.init_state(ROWS, LENGTH)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for piece in ids.split([5, 6, 1], dim=1):
+            hidden, state = model.step(piece, state)
+    error = (hidden[:, -1].float() - expected[:, -1]).norm() / expected[:, -1].norm()
+    assert error < 0.05
+
+
 def test_rows_of_different_lengths_step_together(model):
     ids = random_ids(length=4 * LENGTH)
     full = model(ids)
