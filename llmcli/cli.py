@@ -86,7 +86,7 @@ COMMANDS = {
         meaning="continue a prompt",
         examples=(
             'llm generate --prompt "The for statement"',
-            'llm generate --prompt "def " --stop "\\n\\n" decoding.temperature=0.5',
+            'llm generate --prompt "def " --stop ":" decoding.temperature=0.5',
             "llm generate --prompt-file question.txt ckpt=runs/... --max-new-tokens 50 --json",
         ),
         config="generate",

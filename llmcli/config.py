@@ -335,8 +335,7 @@ def _no_key(key: str, command: str, overrides: Sequence[str], config_dirs: Seque
     catalog = Catalog(_folders(config_dirs))
     groups = catalog.groups()
     if key in groups:
-        usable = ", ".join(group for group in catalog.defaults(command) if group in groups)
-        return InputError(f'llm {command} has no group "{key}"', hint=f"its groups: {usable}" if usable else "")
+        return InputError(f'llm {command} has no group "{key}"', hint=f"llm {command} --help lists what it has")
     keys = _keys_of(command, [each for each in overrides if _key_of(each) in groups], config_dirs)
     meant = nearest(key, [group for group in catalog.defaults(command) if group in groups], cutoff=0.7)
     if meant is None or "." in key:

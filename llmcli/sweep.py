@@ -259,6 +259,8 @@ def _finish(job: Job, process: subprocess.Popen[bytes]) -> None:
 
 def _stop(running: Sequence[tuple[Job, subprocess.Popen[bytes]]], grace: float) -> None:
     """Ask all to save and end, wait, then kill what is left; a second Ctrl-C does not wait."""
+    if running:
+        ui.note(f"stopping {len(running)} jobs, which may save themselves first; Ctrl-C again kills them")
     for _, process in running:
         _kill_group(process, signal.SIGTERM)
     deadline = time.monotonic() + grace

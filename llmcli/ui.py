@@ -35,6 +35,11 @@ def is_terminal(stream: str = "stderr") -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
+def is_first_process() -> bool:
+    """Whether this is the one of a run's processes that speaks for all; errors are shown by any."""
+    return all(os.environ.get(name, "0") == "0" for name in ("LOCAL_RANK", "NODE_RANK", "RANK"))
+
+
 def printable(text: object) -> str:
     """The text with its control characters spelt out (\\x1b), newlines and tabs kept."""
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
@@ -42,6 +47,8 @@ def printable(text: object) -> str:
 
 def say(label: str, text: str) -> None:
     """A start-up line on stderr: `label       text`."""
+    if not is_first_process():
+        return
     line = Text(f"{label:<{LABEL_WIDTH}} ", style="bold cyan")
     line.append(printable(text), style="default not bold")
     err.print(line, soft_wrap=True)
@@ -49,12 +56,14 @@ def say(label: str, text: str) -> None:
 
 def note(text: str) -> None:
     """One plain line on stderr."""
-    err.print(Text(printable(text)), soft_wrap=True)
+    if is_first_process():
+        err.print(Text(printable(text)), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """One warning on stderr: something that the user can act on."""
-    err.print(Text.assemble(("warning: ", "bold yellow"), printable(text)), soft_wrap=True)
+    if is_first_process():
+        err.print(Text.assemble(("warning: ", "bold yellow"), printable(text)), soft_wrap=True)
 
 
 def error(message: str, hint: str = "") -> None:
@@ -66,8 +75,9 @@ def error(message: str, hint: str = "") -> None:
 
 def out(text: str, end: str = "\n") -> None:
     """The result, to stdout, exactly as it is."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
+    if is_first_process():
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
 
 
 def out_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -83,6 +93,8 @@ def table(
     stdout: bool = False,
 ) -> None:
     """Aligned columns, numbers on the right in the columns named by `right`."""
+    if not is_first_process():
+        return
     console = _out if stdout else err
     if not console.is_terminal:
         console = Console(file=console.file, width=_PIPE_WIDTH, highlight=False)

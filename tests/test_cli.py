@@ -127,7 +127,7 @@ def test_every_command_composes_and_shows_its_config(word, capsys, received):
         ("train --config-name x", "--config-name is not used here", "train.yaml"),
         ("eval tokenizer=char", "tokenizer=char: eval uses the run's own tokenizer", "llm train tokenizer=char"),
         ("eval model.d_model=3", "eval uses the run's own model", ""),
-        ("eval decoding=greedy", 'llm eval has no group "decoding"', "its groups: "),
+        ("eval decoding=greedy", 'llm eval has no group "decoding"', "llm eval --help"),
         ("prepare seed=x", "seed: expected int, got 'x'", ""),
         ("generate data=text", "generate uses the run's own data", ""),
         ("generate model=lstm", "generate uses the run's own model", ""),

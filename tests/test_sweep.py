@@ -158,7 +158,7 @@ def test_a_signal_ends_the_sweep_and_leaves_no_process(tmp_path, number, code):
     while alive := [pid for pid in pids if _alive(pid)]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.05)
-    assert "2 of 2 jobs are missing" in err
+    assert "stopping 2 jobs" in err and "2 of 2 jobs are missing" in err
     assert json.loads((tmp_path / "0" / "job.json").read_text())["exit_code"] != 0
 
 

@@ -53,6 +53,19 @@ def test_a_table_in_a_pipe_is_plain_and_unfolded(capsys):
     ]
 
 
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "NODE_RANK", "RANK"])
+def test_other_processes_of_a_run_only_report_errors(capsys, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    ui.say("model", "x")
+    ui.note("x")
+    ui.warn("x")
+    ui.out("x")
+    ui.out_json({})
+    ui.table([("x",)])
+    ui.error("lost")
+    assert capsys.readouterr() == ("", "error: lost\n")
+
+
 def test_an_empty_table(capsys):
     ui.table([], ("name",), stdout=True)
     assert capsys.readouterr().out.strip() == "name"
