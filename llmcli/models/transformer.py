@@ -106,8 +106,9 @@ class Transformer(Backbone):
 
     def init_weights(self) -> None:
         """Uniform matrices of variance 1 / (3 * fan-in), zero output projections and n-gram tables."""
-        # The embedding is normalised before use, so its scale only matters where it doubles as the head.
-        nn.init.normal_(self.input_embedding.weight, std=0.02 if self.tie_embeddings else 1.0)
+        # The sum with the n-grams is normalised: the smaller the start, the sooner they have a say. A tied weight is
+        # small because it is the head as well.
+        nn.init.normal_(self.input_embedding.weight, std=0.02 if self.tie_embeddings else 0.3)
         for table in self.ngram_embedding.parameters():
             nn.init.zeros_(table)
         for block in self.blocks:
