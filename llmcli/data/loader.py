@@ -44,12 +44,11 @@ class PlanLoader:
             yield self.plan.batch(self._epoch, number)
 
     def _worker_batches(self) -> Iterator[Batch]:
-        places = [(self._epoch, number) for number in range(self._position, len(self))]
         # its own generator: otherwise a DataLoader draws from the global one and so changes the training
         yield from DataLoader(
-            _PlanDataset(self.plan),
+            _Epoch(self.plan, self._epoch),
             batch_size=None,
-            sampler=places,
+            sampler=range(self._position, len(self)),
             num_workers=self.num_workers,
             worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),
@@ -64,12 +63,14 @@ class EpochLoader(PlanLoader):
         yield from self._worker_batches() if self.num_workers else self._batches()
 
 
-class _PlanDataset(Dataset[Batch]):
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+class _Epoch(Dataset[Batch]):
+    """One epoch's batches by number, as a DataLoader wants them."""
 
-    def __getitem__(self, place: tuple[int, int]) -> Batch:
-        return self.plan.batch(*place)
+    def __init__(self, plan: Plan, epoch: int) -> None:
+        self.plan, self.epoch = plan, epoch
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.plan.batch(self.epoch, number)
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

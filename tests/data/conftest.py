@@ -44,7 +44,7 @@ def text_files():
             "clean": [],
             "eos": True,
         }
-        return TextFiles(path=str(path), **{**settings, **changes})
+        return TextFiles(path=path and str(path), **{**settings, **changes})
 
     return make
 

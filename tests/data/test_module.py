@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from llmcli.data.module import WindowData
@@ -106,3 +107,49 @@ def test_strides(prepared):
         make(prepared(1000, 100)).eval_loader("val", stride=17)
     with pytest.raises(InputError, match=r"stride \(8\) is for shuffled windows"):
         make(prepared(1000, 100), contiguous=True).eval_loader("val", stride=8)
+
+
+class Bigram(pl.LightningModule):
+    """Logits of the next id looked up by the last one; remembers which batches it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = torch.nn.Embedding(272, 272)
+        torch.nn.init.zeros_(self.logits.weight)
+        self.seen = []
+
+    def training_step(self, batch, number):
+        self.seen.append(batch["index"])
+        return torch.nn.functional.cross_entropy(self.logits(batch["ids"]).flatten(0, 1), batch["labels"].flatten())
+
+    def validation_step(self, batch, number):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.5)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's advice about validation workers and the like
+@pytest.mark.parametrize("stop", [9, 15, 22])  # an epoch is 15 batches
+def test_a_fit_that_is_stopped_and_resumed_equals_one_that_never_was(prepared, tmp_path, stop):
+    text = prepared(1000, 100)
+
+    def fit(steps, ckpt_path=None):
+        model = Bigram()
+        trainer = pl.Trainer(
+            max_steps=steps,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, datamodule=make(text), ckpt_path=ckpt_path, weights_only=True)
+        return model, trainer
+
+    whole, _ = fit(40)
+    before, trainer = fit(stop)
+    trainer.save_checkpoint(tmp_path / "stopped.ckpt")
+    after, _ = fit(40, tmp_path / "stopped.ckpt")
+    assert before.seen + after.seen == whole.seen == list(range(40))
+    assert torch.equal(after.logits.weight, whole.logits.weight)

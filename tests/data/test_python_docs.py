@@ -62,7 +62,8 @@ def test_documents_are_topics_and_docstrings_under_their_signatures(library):
         "async def box.Box.wait(self)\n\nWait.\n",
         "module copy_of_box\n\nA module's docstring.\n",
         "class copy_of_box.Box2(dict)\n\nHolds things.\n",
-        "def copy_of_box.Box2.put(self, thing: str, *, at: int=0) -> None\n\nPut a thing in.\n\nLike this:\n    box.put(1)\n",
+        "def copy_of_box.Box2.put(self, thing: str, *, at: int=0) -> None\n\n"
+        "Put a thing in.\n\nLike this:\n    box.put(1)\n",
         "async def copy_of_box.Box2.wait(self)\n\nWait.\n",
         "module shop\n\nA package.\n",
     ]

@@ -10,21 +10,27 @@ from hypothesis import strategies as st
 from llmcli.data.shards import id_dtype
 from llmcli.errors import InputError
 
-CUTS = [[100], [1, 99], [40, 30, 30], [7] * 14 + [2]]
+IDS = np.arange(100) * 7 % 1000
 
 
-@pytest.mark.parametrize("lengths", CUTS)
+@pytest.fixture(params=[[100], [1, 99], [40, 30, 30], [7] * 14 + [2]])
+def tokens(shards, request):
+    """IDS in one or several shards."""
+    return shards(IDS, request.param)
+
+
 @given(data=st.data())
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_read_and_gather_do_not_depend_on_the_shards(shards, lengths, data):
-    ids = np.arange(100) * 7 % 1000
-    tokens = shards(ids, lengths)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_read_and_gather_do_not_depend_on_the_shards(tokens, data):
     count = data.draw(st.integers(1, 100))
     starts = np.array(data.draw(st.lists(st.integers(0, 100 - count), min_size=1, max_size=5)))
     assert len(tokens) == 100
-    np.testing.assert_array_equal(tokens.gather(starts, count), [ids[s : s + count] for s in starts])
-    np.testing.assert_array_equal(tokens.read(int(starts[0]), count), ids[starts[0] : starts[0] + count])
-    np.testing.assert_array_equal(tokens.document_ends, np.cumsum(lengths))
+    np.testing.assert_array_equal(tokens.gather(starts, count), [IDS[s : s + count] for s in starts])
+    np.testing.assert_array_equal(tokens.read(int(starts[0]), count), IDS[starts[0] : starts[0] + count])
+
+
+def test_document_ends_count_from_the_start_of_the_split(shards):
+    np.testing.assert_array_equal(shards(IDS, [40, 30, 30]).document_ends, [40, 70, 100])
 
 
 @pytest.mark.parametrize(("start", "count"), [(-1, 2), (99, 2), (0, 101), (0, -1)])

@@ -5,7 +5,7 @@ import lzma
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmcli.data.readers.stream import LINE, blocks, paragraphs, parts, pieces
@@ -19,6 +19,7 @@ def read(path, encoding="utf-8", errors="strict"):
     return "".join(blocks(path, encoding=encoding, errors=errors))
 
 
+@settings(deadline=None)
 @given(streams, st.integers(1, 12))
 def test_pieces_joined_are_the_document(stream, limit):
     found = list(pieces(stream, limit))
@@ -27,6 +28,7 @@ def test_pieces_joined_are_the_document(stream, limit):
     assert [piece.end for piece in found] == [False] * (len(found) - 1) + [True] * bool(found)
 
 
+@settings(deadline=None)
 @given(streams, st.integers(1, 12))
 def test_parts_joined_are_the_lines(stream, limit):
     text = "".join(stream)
@@ -55,6 +57,7 @@ def test_paragraphs_do_not_depend_on_how_the_text_arrives(size):
     assert found == ["one\ntwo", "three", "four"]
 
 
+@settings(deadline=None)
 @given(streams, st.floats(0, 0.4), st.floats(0, 0.4), st.integers(1, 12))
 def test_stretches_by_position_cover_the_text_once(stream, val, test, limit):
     documents = [piece for text in stream for piece in pieces([text], limit)]

@@ -111,6 +111,17 @@ def test_the_fingerprint_follows_content_and_options_not_place(tmp_path, text_fi
     assert text_files(one).fingerprint() != text_files(two).fingerprint()
 
 
+def test_a_path_is_needed_and_its_files_must_be_readable(tmp_path, text_files, monkeypatch):
+    with pytest.raises(InputError, match="data=text needs to know which text") as caught:
+        text_files(None)
+    assert "data.path=FILE" in caught.value.hint
+    path = tmp_path / "a.txt"
+    path.write_text("text", encoding="utf-8")
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may read everything
+    with pytest.raises(InputError, match=r"a\.txt may not be read by you"):
+        text_files(path)
+
+
 def test_paths_without_text(tmp_path, text_files):
     with pytest.raises(InputError, match=r"there is no file or folder .*nowhere.txt"):
         text_files(tmp_path / "nowhere.txt")

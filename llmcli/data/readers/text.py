@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import glob
 import json
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -153,8 +154,8 @@ def _find(path: str | None) -> list[Path]:
         raise InputError("data=text needs to know which text", "data.path=FILE, data.path=FOLDER or data.path='*.txt'")
     place = Path(path).expanduser()
     if place.is_file():
-        return [place]
-    if place.is_dir():
+        found = [place]
+    elif place.is_dir():
         inside = (file for file in place.rglob("*") if file.is_file())
         found = [file for file in inside if not any(name.startswith(".") for name in file.relative_to(place).parts)]
         if not found:
@@ -165,5 +166,10 @@ def _find(path: str | None) -> list[Path]:
         if not found and glob.has_magic(path):
             raise InputError(f"data.path: no file matches {path}")
         if not found:
-            raise InputError(f"data.path: there is no file or folder {path}", f"from {Path.cwd()}")
+            raise InputError(
+                f"data.path: there is no file or folder {path}", f"a relative path starts from {Path.cwd()}"
+            )
+    for file in found:
+        if not os.access(file, os.R_OK):
+            raise InputError(f"data.path: {file} may not be read by you", f"chmod u+r {file}")
     return sorted(found)
