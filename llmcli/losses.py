@@ -80,29 +80,30 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = softcapped(logits, softcap)
             real = (target != IGNORED)[:, None]
             target = target[:, None].clamp(min=0)
-            log_z = logits.logsumexp(dim=1, keepdim=True)
-            nll = log_z - logits.gather(1, target)
+            top = logits.amax(dim=1, keepdim=True)
+            nll = top - logits.gather(1, target)
             if label_smoothing:
-                uniform = log_z - logits.mean(dim=1, keepdim=True)
-                nll = (1 - label_smoothing) * nll + label_smoothing * uniform
-            loss += nll.masked_fill(~real, 0).sum()
-            if not (needs_hidden or needs_weight or needs_bias):
+                nll = (1 - label_smoothing) * nll + label_smoothing * (top - logits.mean(dim=1, keepdim=True))
+            slope = None if softcap is None or not with_grad else 1 - (logits / softcap).square()
+            grad = logits.sub_(top).exp_()
+            z = grad.sum(dim=1, keepdim=True)
+            loss += (nll + z.log()).masked_fill(~real, 0).sum()
+            if not with_grad:
                 continue
-            slope = None if softcap is None else 1 - (logits / softcap).square()
-            grad = logits.sub_(log_z).exp_()  # softmax; the gradient of the logits is softmax - target
+            grad /= z  # softmax; the gradient of the logits is softmax - target
             if label_smoothing:
                 grad -= label_smoothing / vocab_size
-            grad.scatter_add_(1, target, torch.full_like(nll, label_smoothing - 1))
-            grad *= real
+            grad.scatter_add_(1, target, torch.full_like(z, label_smoothing - 1))
             if slope is not None:
                 grad *= slope
+            # What is ignored is left out on the products' other sides, which are D wide and not V.
             if grad_bias is not None:
-                grad_bias += grad.sum(dim=0)
+                grad_bias += (real.to(wide).T @ grad)[0]
             grad = grad.to(dtype)
             if grad_hidden is not None:
-                grad_hidden[rows] = grad @ low_weight
+                grad_hidden[rows] = (grad @ low_weight) * real
             if grad_weight is not None:
-                grad_weight += grad.T @ x
+                grad_weight += grad.T @ (x * real)
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         return loss
