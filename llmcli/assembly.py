@@ -45,6 +45,7 @@ class Parts:
     precision: precision.Choice
     device: str
     ranks: int
+    trusted: tuple[str, ...] | None  # what its config may name; None: everything, the user wrote it
 
     @property
     def tokens_per_step(self) -> int:
@@ -67,13 +68,15 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
         )
 
 
-def prepare_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Prepared:
+def prepare_data(
+    cfg: DictConfig, tokenizer: Tokenizer | None = None, *, trusted: tuple[str, ...] | None = None
+) -> Prepared:
     """Read, clean, tokenize and write shards, or find them in the cache. With `tokenizer`, that one is used."""
-    source = configs.build(cfg.data)
+    source = configs.build(cfg.data, trusted=trusted)
     with ui.Meter() as meter:
         return prepare(
             source,
-            tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer),
+            tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer, trusted=trusted),
             tokenizer_key={} if tokenizer is not None else configs.resolved(cfg.tokenizer),
             report=meter,
         )
@@ -81,9 +84,9 @@ def prepare_data(cfg: DictConfig, tokenizer: Tokenizer | None = None) -> Prepare
 
 def prepare_as(cfg: DictConfig, tokenizer: Tokenizer) -> Prepared:
     """The data of a run's config with the run's own tokenizer, from the run's cache entry where it is still there."""
-    prepared = prepare_data(cfg)
+    prepared = prepare_data(cfg, trusted=configs.TRUSTED)
     same = store.fingerprint(prepared.tokenizer) == store.fingerprint(tokenizer)
-    return prepared if same else prepare_data(cfg, tokenizer)
+    return prepared if same else prepare_data(cfg, tokenizer, trusted=configs.TRUSTED)
 
 
 def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, Any] | None = None) -> Parts:
@@ -136,7 +139,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
         settings = configs.build(cfg.trainer)
     task.nominal_tokens = per_batch
     task.text_per_target = _text_per_target(prepared)
-    return Parts(cfg, choices, prepared, task, data, settings, budget, choice, device, ranks)
+    return Parts(cfg, choices, prepared, task, data, settings, budget, choice, device, ranks, trusted)
 
 
 def _validations(budget: Budget, batches_per_epoch: int, accumulate: int) -> int:
@@ -184,8 +187,11 @@ def callbacks(parts: Parts, folder: Path) -> tuple[History, list[pl.Callback], s
         higher_is_better=parts.task.higher_is_better,
         about={"choices": dict(parts.choices)},
     )
-    chosen = {name: configs.build(node) for name, node in (cfg.callbacks or {}).items() if node is not None}
-    loggers = [configs.build(node) for node in (cfg.logger or {}).values() if node is not None]
+    trusted = parts.trusted
+    chosen = {
+        name: configs.build(node, trusted=trusted) for name, node in (cfg.callbacks or {}).items() if node is not None
+    }
+    loggers = [configs.build(node, trusted=trusted) for node in (cfg.logger or {}).values() if node is not None]
     prompt = opening(parts.prepared)
     saver = None
     for callback in chosen.values():
@@ -193,7 +199,11 @@ def callbacks(parts: Parts, folder: Path) -> tuple[History, list[pl.Callback], s
             callback.attach(folder=folder, history=history)
             saver = callback
         elif isinstance(callback, Samples):
-            callback.attach(tokenizer=parts.prepared.tokenizer, strategy=configs.build(cfg.decoding), opening=prompt)
+            callback.attach(
+                tokenizer=parts.prepared.tokenizer,
+                strategy=configs.build(cfg.decoding, trusted=trusted),
+                opening=prompt,
+            )
             prompt = callback.prompt or prompt
     if saver is None:
         raise InputError(

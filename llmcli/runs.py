@@ -29,7 +29,7 @@ def create(*, data: str, model: str, given: str | None) -> Path:
     All ranks of one launch get the folder of the first. Raises InputError when `given` already holds a run.
     """
     decided = os.environ.get(RUN_DIR_VARIABLE)
-    if decided:
+    if decided and "LOCAL_RANK" in os.environ:
         return Path(decided)
     if given:
         folder = Path(given)

@@ -173,6 +173,12 @@ class Task(pl.LightningModule, ABC):
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, value in checkpoint["state_dict"].items():
+            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                raise LLMError(
+                    f"the weights {name} are no longer finite; they are not saved, the last good checkpoint is kept",
+                    "lower optimizer.lr or set trainer.clip_norm=1; llm train resume=RUN goes on from the good one",
+                )
         checkpoint["llm"] = {**self.run_state, "tokens_seen": self.tokens_seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -65,9 +65,10 @@ class LanguageModeling(Task):
         state = self._carried[stage]
         if batch["reset"] or state is None:
             state = self.model.init_state(ids.size(0), ids.size(1))
-            if stage == "train" and self._resumed is not None and not batch["reset"]:
-                state = cast(Any, type(state)).from_tensors(self._resumed).to(self.device)
-            self._resumed = None
+            if stage == "train":
+                if self._resumed is not None and not batch["reset"]:
+                    state = cast(Any, type(state)).from_tensors(self._resumed).to(self.device)
+                self._resumed = None
         hidden, state = self.model.step(ids, state)
         self._carried[stage] = state.detach()
         return hidden

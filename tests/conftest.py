@@ -1,0 +1,82 @@
+"""What every test gets: its own cache and working directory, one torch thread, and `llm` as a function."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def _apart(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test writes into the user's cache or the repository, or sees another's run folder."""
+    monkeypatch.setenv("LLM_CACHE", str(cache))
+    monkeypatch.setenv("LLM_RUN_DIR", "")
+    monkeypatch.chdir(tmp_path)
+    yield
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def llm(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run `llm ARGS...` in this process."""
+
+    def call(*args: str) -> Result:
+        from llmcli import cli
+
+        monkeypatch.setenv("LLM_RUN_DIR", "")
+        capfd.readouterr()
+        code = cli.main(list(args))
+        out, err = capfd.readouterr()
+        return Result(code, out, err)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """About 60 kB of text with something to learn: sentences over a small vocabulary, one document a line."""
+    rng = random.Random(7)
+    subjects = ["the cat", "a dog", "the old man", "my sister", "the bird"]
+    verbs = ["sees", "likes", "follows", "hears", "forgets"]
+    objects = ["the moon", "a red ball", "the river", "an apple", "the garden wall"]
+    lines = [f"{rng.choice(subjects)} {rng.choice(verbs)} {rng.choice(objects)}." for _ in range(2000)]
+    path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def small(corpus: Path) -> list[str]:
+    """Overrides of a run that takes a second or two."""
+    return [
+        "data=text",
+        f"data.path={corpus}",
+        "data.document=line",
+        "tokenizer=byte",
+        "batch.size=4",
+        "batch.seq_len=16",
+        "model.d_model=16",
+        "model.n_layers=1",
+        "model.dropout=0.1",
+        "trainer.max_steps=12",
+        "trainer.val_every=5",
+        "trainer.val_batches=2",
+        "trainer.log_every=1",
+        "trainer.accelerator=cpu",
+        "callbacks.samples.max_new_tokens=4",
+    ]
