@@ -105,7 +105,7 @@ def through_hydra(
     """Let Hydra do what it does itself: --cfg, --info, --hydra-help, and --multirun with the configured launcher."""
 
     def never_called(cfg: DictConfig) -> None:
-        raise AssertionError("a sweep's jobs are processes of their own")
+        raise AssertionError("the jobs of a sweep are processes of their own")
 
     sweeping = "--multirun" in flags
     arguments = [*(_grammatical(each, sweeping=sweeping) for each in overrides), *flags]
@@ -172,10 +172,10 @@ def build(node: Any, /, *, trusted: tuple[str, ...] | None = None, **extra: Any)
         return constructor if node.get("_partial_", False) else constructor()
     except InstantiationException as err:
         raise _unwrapped(err, key) from err
+    except OmegaConfBaseException as err:  # some are ValueErrors too, of several lines
+        raise InputError(f"{key or 'config'}: {_first_line(err)}") from err
     except (ValueError, TypeError) as err:
         raise _with_key(err, key) from err
-    except OmegaConfBaseException as err:
-        raise InputError(f"{key or 'config'}: {_first_line(err)}") from err
 
 
 def _compose(

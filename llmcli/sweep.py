@@ -182,6 +182,9 @@ def run(command: str, overrides: Sequence[str], *, config_dirs: Sequence[str] = 
     """Run a sweep through Hydra's sweeper and our launcher; 0, or 1 where a job failed. Raises InputError."""
     as_json = any(each.lstrip("+") in ("json=true", "json=True") for each in overrides)
     overrides = [each for each in overrides if not each.lstrip("+").startswith("json=")]
+    for each in overrides:
+        if each.startswith("hydra/launcher=") and each != "hydra/launcher=process":
+            raise InputError(f"{each}: each job of a sweep is a process of its own", hint="leave hydra/launcher= out")
     _register()
     ProcessLauncher.jobs = []
     try:

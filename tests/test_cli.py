@@ -133,6 +133,7 @@ def test_every_command_composes_and_shows_its_config(word, capsys, received):
         ("generate model=lstm", "generate uses the run's own model", ""),
         ("generate --prompt", "--prompt needs a value", ""),
         ("generate max_new_tokens=many", "max_new_tokens: expected int, got 'many'", ""),
+        ("train -m hydra/launcher=basic hydra.sweep.dir=s", "each job of a sweep is a process of its own", "leave"),
         ("eval -m split=val,test", "llm eval cannot sweep", "llm train"),
         ("runs optimizer=sgd", 'llm runs has no group "optimizer"', ""),
         ("completion bsh", 'no completion for "bsh". Did you mean bash?', "bash|zsh|fish"),
