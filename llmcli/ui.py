@@ -165,7 +165,10 @@ def _finite(value: Any) -> Any:
 
 
 class Meter:
-    """A transient bar on stderr for work that reports `(what, done, total)`; in a pipe a line every 15 seconds."""
+    """A transient bar on stderr for work that reports `(what, done, total)`; in a pipe a line every 15 seconds.
+
+    A total of 0 is not known: the amount done is shown instead of a share.
+    """
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -185,16 +188,17 @@ class Meter:
         if not is_terminal():
             if time.monotonic() - self._line >= 15.0:
                 self._line = time.monotonic()
-                note(f"{what} {done / max(total, 1e-9):.0%}")
+                note(f"{what} {done / total:.0%}" if total else f"{what} {done:,.0f}")
             return
         if self._bar is None:
             self._bar = Progress(
                 TextColumn(" {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
                 console=err, transient=True, refresh_per_second=4,
             )  # fmt: skip
-            self._task = self._bar.add_task(what, total=max(total, 1e-9))
+            self._task = self._bar.add_task(what, total=None)
             self._bar.start()
-        self._bar.update(self._task, description=what, completed=done, total=max(total, 1e-9))
+        shown = what if total else f"{what} {done:,.0f}"
+        self._bar.update(self._task, description=shown, completed=done, total=total or None)
 
 
 def sample(step: int, prompt: str, text: str) -> None:

@@ -72,7 +72,6 @@ def small(corpus: Path) -> list[str]:
         "batch.seq_len=16",
         "model.d_model=16",
         "model.n_layers=1",
-        "model.dropout=0.1",
         "trainer.max_steps=12",
         "trainer.val_every=5",
         "trainer.val_batches=2",

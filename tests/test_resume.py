@@ -17,8 +17,8 @@ from llmcli import checkpoint, runs
 from llmcli.callbacks.history import History, read_rows
 from llmcli.callbacks.steps import StepSeeds
 
-TRANSFORMER = ["model=transformer", "model.n_heads=2", "model.ngram_rows=[64]"]
-LSTM = ["model=lstm"]
+TRANSFORMER = ["model=transformer", "model.n_heads=2", "model.ngram_rows=[64]", "model.dropout=0.1"]
+LSTM = ["model=lstm", "model.d_hidden=16", "model.dropout_output=0.1"]
 
 
 class Killed(BaseException):

@@ -24,7 +24,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     began = time.monotonic()
     figures = score(
         loaded,
-        data=cfg.data,
+        data=cfg.get("data"),
         split=str(cfg.split),
         stride=cfg.stride,
         batch_size=cfg.batch_size,
