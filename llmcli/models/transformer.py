@@ -3,16 +3,15 @@
 Shapes: B batch, T new tokens, S visible positions, D model width, H heads, G key-value heads, K head size,
 V vocabulary.
 
-Decisions, each kept because it won at equal steps (docs/ablations.md):
-- rotary positions (Su et al. 2021) and RMS norms without weights, before each branch (Zhang & Sennrich 2019);
-- queries and keys normalised per head (Henry et al. 2020), so a large learning rate cannot saturate the
-  softmax;
-- squared ReLU (So et al. 2021) in the feed-forward;
-- output projections of both branches and the untied head start at zero: the untrained model predicts
-  uniformly and every block starts as the identity;
-- logits capped at +-`logit_softcap` by a tanh (Gemma 2, 2024), applied by the head;
+Decisions; docs/ablations.md has what each is worth:
 - hashed n-gram embeddings added to the input (Roy et al. 2022; Huang et al. 2025): what a small model would
-  spend its first layer on is looked up instead.
+  spend its first layer on is looked up instead;
+- output projections of both branches and the head start at zero: the untrained model predicts uniformly and
+  every block starts as the identity; the head has its own weight, since a shared one cannot start at zero;
+- squared ReLU (So et al. 2021), as good as gated units and cheaper;
+- rotary positions (Su et al. 2021) and RMS norms without weights, before each branch (Zhang & Sennrich 2019);
+- queries and keys normalised per head (Henry et al. 2020) and logits capped at +-`logit_softcap` by a tanh
+  (Gemma 2, 2024), applied by the head, so that large learning rates cannot saturate either softmax.
 No biases. q, k and v are separate parameters.
 """
 
