@@ -120,6 +120,8 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     )
     per_epoch, per_batch = int(data.batches_per_epoch) // ranks, int(data.tokens_per_batch)
     budget = Budget.of(settings, batches_per_epoch=per_epoch, tokens_per_batch=per_batch, ranks=ranks)
+    if task.single_pass:
+        budget = Budget(steps=1, seconds=None)
     per_step = per_batch * settings.accumulate * ranks
     tokens = None if budget.steps is None else budget.steps * per_step
     choice = precision.choose(

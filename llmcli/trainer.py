@@ -134,7 +134,7 @@ def accelerator_of(name: str, devices: int | str) -> tuple[str, int]:
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-    except (MisconfigurationException, ValueError, RuntimeError) as err:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as err:
         raise InputError(
             f"trainer.accelerator={name} trainer.devices={devices}: {str(err).strip().splitlines()[0]}",
             f"this machine has {_inventory()}; trainer.accelerator=auto trainer.devices=auto takes what is there",
@@ -195,6 +195,9 @@ def quiet_lightning() -> None:
         r".*smaller than the logging interval.*",
         r".*available but not used.*",
         r".*is not iterable.*length.*",
+        r".*`parameters` is an empty generator.*",
+        r".*configure_optimizers` returned `None`.*",
+        r".*training_step` returned `None`.*",
         r".*lr_scheduler\.step\(\).*optimizer\.step\(\).*",
     ):
         warnings.filterwarnings("ignore", message=pattern)

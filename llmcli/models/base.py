@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from llmcli.errors import InputError
 
-Kind = Literal["attention", "recurrent", "window", "encoder_decoder"]
+Kind = Literal["attention", "recurrent", "window", "counts", "encoder_decoder"]
 
 
 def check_sizes(**sizes: int) -> None:

@@ -47,7 +47,7 @@ class NGram(nn.Module):
     model of the same order and vocabulary.
     """
 
-    kind: ClassVar[Kind] = "window"
+    kind: ClassVar[Kind] = "counts"
     causal: bool = True
     max_seq_len: int | None = None
 

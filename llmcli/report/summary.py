@@ -49,6 +49,9 @@ def introduce(parts: Parts) -> None:
         lengths.append(f"{budget.steps:,} steps ({count(parts.planned_tokens or 0)} tokens)")
     if budget.seconds is not None:
         lengths.append(clock(budget.seconds))
+    if task.single_pass:
+        ui.say("optimizer", "none: the text is counted once")
+        return ui.say("machine", describe_device(parts.device, parts.ranks))
     ui.say(
         "optimizer",
         f"{choices.get('optimizer')}   lr {parts.config.optimizer.lr}, {choices.get('schedule')} over "

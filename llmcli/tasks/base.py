@@ -41,6 +41,7 @@ class Task(pl.LightningModule, ABC):
     takes: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]]
     needs_causal: ClassVar[bool | None] = None
+    single_pass: ClassVar[bool] = False  # nothing is optimised: one batch, one validation, whatever the budget
     monitor: ClassVar[str] = "val_loss"
     higher_is_better: ClassVar[bool] = False
 

@@ -81,15 +81,8 @@ class LanguageModeling(Task):
         return StepResult(loss=loss, n=batch["n_tokens"], sums={"correct": correct})
 
     def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
-        """Totals over a split -> loss (nats per token), perplexity, accuracy; bits per byte and character too where
-        the totals carry the `bytes` and `characters` of the text."""
-        n = max(1.0, totals["n"])
-        loss = totals["loss"] / n
-        figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "accuracy": totals["correct"] / n}
-        for unit, name in (("bytes", "bits_per_byte"), ("characters", "bits_per_character")):
-            if totals.get(unit):
-                figures[name] = totals["loss"] / math.log(2) / totals[unit]
-        return figures
+        """See `text_figures`."""
+        return text_figures(totals)
 
     # -- generation (decoding.GeneratingModel) -----------------------------------------------------------------
 
@@ -115,3 +108,19 @@ class LanguageModeling(Task):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._resumed = checkpoint["llm"].get("carried")
+
+
+def text_figures(totals: Mapping[str, float]) -> dict[str, float]:
+    """Totals over a split -> loss (nats per token), perplexity, next-token accuracy.
+
+    Bits per byte and per character too, where the totals carry the `bytes` and `characters` of the text.
+    """
+    n = max(1.0, totals["n"])
+    loss = totals["loss"] / n
+    figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
+    if "correct" in totals:
+        figures["accuracy"] = totals["correct"] / n
+    for unit, name in (("bytes", "bits_per_byte"), ("characters", "bits_per_character")):
+        if totals.get(unit):
+            figures[name] = totals["loss"] / math.log(2) / totals[unit]
+    return figures

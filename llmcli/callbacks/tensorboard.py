@@ -1,0 +1,51 @@
+"""The figures of a run as TensorBoard shows them: tensorboard --logdir runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from llmcli.callbacks.history import History, Now
+from llmcli.errors import InputError
+
+
+class TensorBoard(pl.Callback):
+    """Writes every row of metrics.csv as scalars to RUN/tensorboard: train/*, and val/* after each validation.
+
+    Raises:
+        InputError: TensorBoard is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as err:
+            raise InputError("logger=tensorboard needs TensorBoard", 'pip install "llmcli[tensorboard]"') from err
+        self._new_writer = SummaryWriter
+        self._writer: SummaryWriter | None = None
+        self._folder: Path | None = None
+
+    def attach(self, *, folder: Path, history: History) -> None:
+        self._folder = folder / "tensorboard"
+        history.listeners.append(self._write)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            # of a resumed run the points after its checkpoint come again: the first ones go
+            self._writer = self._new_writer(str(self._folder), purge_step=trainer.global_step + 1)
+
+    def _write(self, now: Now) -> None:
+        if self._writer is None:
+            return
+        training = {"loss": now.loss, "lr": now.lr, "tokens_per_second": now.tokens_per_second}
+        for name, value in training.items():
+            if value is not None:
+                self._writer.add_scalar(f"train/{name}", value, now.step)
+        for name, value in now.val.items():
+            self._writer.add_scalar(f"val/{name}", value, now.step)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

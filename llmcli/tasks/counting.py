@@ -1,0 +1,83 @@
+"""Models that are counted, not trained: one pass over the training text, then validation, in the same run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llmcli.decoding.base import StepOutput
+from llmcli.errors import InputError
+from llmcli.models.base import State
+from llmcli.models.ngram import NGram
+from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.language_modeling import text_figures
+
+
+class Counting(Task):
+    """Fits an n-gram model to the train split; evaluated and generated with like any other language model.
+
+    Its conditional distributions see the batch alone, so a token at the beginning of a window has less context.
+    """
+
+    takes = "Text"
+    kinds = ("counts",)
+    single_pass = True
+
+    def __init__(
+        self,
+        *,
+        model: NGram,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[float, int], float] | None = None,
+        causal: bool,
+    ) -> None:
+        super().__init__(optimizer=optimizer, schedule=schedule)
+        if not causal:
+            raise InputError("task=counting predicts the next token and needs task.causal=true")
+        self.model = model
+        self.vocab_size = model.vocab_size
+        self.max_seq_len = None
+
+    def configure_optimizers(self) -> None:
+        return None
+
+    def on_train_start(self) -> None:
+        tokens = self.trainer.datamodule.prepared.split("train")  # type: ignore[attr-defined]
+        self.model.fit(tokens.read(0, len(tokens)))
+        self.tokens_seen = len(tokens)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        return None
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.trainer.should_stop = True  # by way of a validation
+
+    def _step(self, batch: Batch, stage: Stage) -> StepResult:
+        loss = 0.0
+        for ids, labels in zip(batch["ids"].cpu().numpy(), batch["labels"].cpu().numpy(), strict=True):
+            scored = labels != -100  # padding is on the right; with a stride the first labels only give context
+            tokens = np.append(ids, np.where(scored, labels, ids[-1])[-1])  # the row and the label of its last id
+            loss -= float(self.model.log_prob(tokens)[1:][scored].sum())
+        return StepResult(loss=torch.tensor(loss, dtype=torch.float64), n=batch["n_tokens"])
+
+    def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
+        return text_figures(totals)
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        return self.model.init_state(batch_size, capacity)
+
+    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None, *, last_only: bool = False) -> StepOutput:
+        """ids (B, T) -> logits (B, T, V), or (B, 1, V) at each row's last real token: log-probabilities."""
+        logits, state = self.model.step(ids, state, lengths)
+        if last_only:
+            last = torch.full((ids.size(0),), ids.size(1) - 1) if lengths is None else lengths - 1
+            logits = logits[torch.arange(ids.size(0)), last].unsqueeze(1)
+        return StepOutput(logits=logits, hidden=logits, attention=None, state=state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        raise InputError("a run that counts has nothing to continue", "start a new one")
