@@ -5,7 +5,10 @@ Shapes: B batch, T time, D model width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Self, cast
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -60,10 +63,18 @@ class LanguageModelHead(nn.Module):
         self.softcap = softcap
         self.label_smoothing = label_smoothing
 
-    @classmethod
-    def for_backbone(cls, backbone: Backbone, *, label_smoothing: float) -> Self:
-        """The head that the backbone's attributes ask for; `backbone.init_head` fills an untied weight."""
-        head = cls(
+    @staticmethod
+    def for_backbone(
+        backbone: Backbone, *, label_smoothing: float, cutoffs: Sequence[int] | None = None
+    ) -> LanguageModelHead:
+        """The head that the backbone's attributes ask for; `backbone.init_head` fills an untied weight.
+
+        cutoffs: an `AdaptiveHead` with these, None: a full softmax.
+        """
+        make: Callable[..., LanguageModelHead] = LanguageModelHead
+        if cutoffs is not None:
+            make = partial(AdaptiveHead, cutoffs=cutoffs)
+        head = make(
             d_model=backbone.d_model,
             vocab_size=backbone.vocab_size,
             embedding=backbone.input_embedding if backbone.tie_embeddings else None,
@@ -77,8 +88,7 @@ class LanguageModelHead(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, D) -> logits (B, T, V) in float32 or wider, whatever autocast does."""
-        logits = F.linear(hidden, self.weight, self.bias)
-        return softcapped(logits.to(torch.promote_types(logits.dtype, torch.float32)), self.softcap)
+        return _logits(hidden, self.weight, self.bias, self.softcap)
 
     def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """`loss`, so that compiling or wrapping the module covers what training runs."""
@@ -86,19 +96,8 @@ class LanguageModelHead(nn.Module):
 
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """hidden (B, T, D), labels (B, T) -> cross-entropy in nats, summed over labels other than -100."""
-        hidden, labels = hidden.flatten(0, -2), labels.flatten()
         smoothing = self.label_smoothing if self.training else 0.0
-        if len(labels) * len(self.weight) <= PLAIN_LOGITS:
-            return cross_entropy(self.logits(hidden), labels, label_smoothing=smoothing)
-        return linear_cross_entropy(
-            hidden,
-            self.weight,
-            self.bias,
-            labels,
-            softcap=self.softcap,
-            label_smoothing=smoothing,
-            chunk=CHUNK,
-        )
+        return _loss(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten(), self.softcap, smoothing)
 
     @torch.no_grad()
     def loss_and_correct(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,3 +111,129 @@ class LanguageModelHead(nn.Module):
             loss += cross_entropy(logits, target, label_smoothing=0.0)
             correct += ((logits.argmax(dim=-1) == target) & (target != IGNORED)).sum()
         return loss, correct
+
+
+class AdaptiveHead(LanguageModelHead):
+    """Two-level softmax over a vocabulary sorted by frequency (Grave et al. 2017): large vocabularies, much faster.
+
+    P(token) is one softmax for the ids below cutoffs[0], which also holds one entry for each class of rarer ids
+    [cutoffs[i], cutoffs[i + 1]); such an id has P(class) P(token | class). Exactly normalised, and a class costs
+    only where its tokens are. Every token keeps a vector of the model's width, so that the embedding can be shared.
+
+    Raises InputError for cutoffs that do not rise within the vocabulary, and for label smoothing, which would
+    have to spread over the classes that are not computed.
+    """
+
+    def __init__(
+        self,
+        *,
+        d_model: int,
+        vocab_size: int,
+        embedding: nn.Embedding | None,
+        bias: bool,
+        softcap: float | None,
+        label_smoothing: float,
+        cutoffs: Sequence[int],
+    ) -> None:
+        super().__init__(
+            d_model=d_model,
+            vocab_size=vocab_size,
+            embedding=embedding,
+            bias=bias,
+            softcap=softcap,
+            label_smoothing=label_smoothing,
+        )
+        bounds = [0, *cutoffs, vocab_size]
+        if not cutoffs or any(low >= high for low, high in pairwise(bounds)):
+            raise InputError(f"head_cutoffs ({list(cutoffs)}) must rise within 1 ... {vocab_size - 1}")
+        if label_smoothing:
+            raise InputError(
+                f"label_smoothing ({label_smoothing}) needs the full softmax", hint="set task.head_cutoffs=null"
+            )
+        self.sizes = [high - low for low, high in pairwise(bounds)]
+        self.class_weight = nn.Parameter(torch.empty(len(cutoffs), d_model))
+        nn.init.normal_(self.class_weight, std=0.02)
+        self.class_bias = nn.Parameter(torch.zeros(len(cutoffs))) if bias else None
+
+    def _levels(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of the first softmax, then of each class."""
+        weights = list(self.weight.split_with_sizes(self.sizes))
+        biases: list[Tensor | None] = [None] * len(weights)
+        weights[0] = torch.cat([weights[0], self.class_weight])
+        if self.bias is not None and self.class_bias is not None:
+            first, *others = self.bias.split_with_sizes(self.sizes)
+            biases = [torch.cat([first, self.class_bias]), *others]
+        return list(zip(weights, biases, strict=True))
+
+    def _targets(self, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """labels (N,) -> for the first softmax and for each class: the rows (n,) that it serves, its targets (n,)."""
+        first = labels.clone()
+        targets = [(torch.arange(len(labels), device=labels.device), first)]
+        low = self.sizes[0]
+        for index, size in enumerate(self.sizes[1:]):
+            rows = ((labels >= low) & (labels < low + size)).nonzero()[:, 0]
+            first[rows] = self.sizes[0] + index
+            targets.append((rows, labels[rows] - low))
+            low += size
+        return targets
+
+    def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        hidden, labels = hidden.flatten(0, -2), labels.flatten()
+        loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for (weight, bias), (rows, target) in zip(self._levels(), self._targets(labels), strict=True):
+            x = hidden if len(rows) == len(hidden) else hidden[rows]
+            loss = loss + _loss(x, weight, bias, target, self.softcap, 0.0)
+        return loss
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (B, T, D) -> log-probabilities (B, T, V), which are logits too, in float32 or wider."""
+        first, *classes = (self._log_probs(hidden, weight, bias) for weight, bias in self._levels())
+        own, of_class = first.split_with_sizes([self.sizes[0], len(classes)], dim=-1)
+        return torch.cat([own, *(of_class[..., i, None] + inner for i, inner in enumerate(classes))], dim=-1)
+
+    def _log_probs(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return _logits(hidden, weight, bias, self.softcap).log_softmax(-1)
+
+    @torch.no_grad()
+    def loss_and_correct(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        hidden, labels = hidden.flatten(0, -2), labels.flatten()
+        levels = self._levels()
+        correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        for start in range(0, len(labels), CHUNK):
+            x, target = hidden[start : start + CHUNK], labels[start : start + CHUNK]
+            first = self._log_probs(x, *levels[0])  # (n, cutoffs[0] + classes)
+            best, named = first[:, : self.sizes[0]].max(dim=-1)
+            low = self.sizes[0]
+            for index, size in enumerate(self.sizes[1:]):
+                # No token of a class is more probable than the class.
+                of_class = first[:, self.sizes[0] + index]
+                rows = (of_class > best).nonzero()[:, 0]
+                inner, argmax = self._log_probs(x[rows], *levels[index + 1]).max(dim=-1)
+                inner = inner + of_class[rows]
+                better = inner > best[rows]
+                best[rows[better]], named[rows[better]] = inner[better], argmax[better] + low
+                low += size
+            correct += ((named == target) & (target != IGNORED)).sum()
+        return self.loss(hidden, labels), correct
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
+    logits = F.linear(hidden, weight, bias)
+    return softcapped(logits.to(torch.promote_types(logits.dtype, torch.float32)), softcap)
+
+
+def _loss(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    softcap: float | None,
+    label_smoothing: float,
+) -> Tensor:
+    """hidden (N, D), labels (N,) -> summed cross-entropy, in chunks where there are many logits."""
+    if len(labels) * len(weight) <= PLAIN_LOGITS:
+        logits = _logits(hidden, weight, bias, softcap)
+        return cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    return linear_cross_entropy(
+        hidden, weight, bias, labels, softcap=softcap, label_smoothing=label_smoothing, chunk=CHUNK
+    )

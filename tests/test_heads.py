@@ -9,7 +9,7 @@ from torch import nn
 
 from llmcli import heads
 from llmcli.errors import InputError
-from llmcli.heads import LanguageModelHead
+from llmcli.heads import AdaptiveHead, LanguageModelHead
 from llmcli.losses import linear_cross_entropy, softcapped
 from llmcli.models.gpt2 import GPT2
 from llmcli.models.mlp import MLP
@@ -99,7 +99,8 @@ def head(**changes):
         "label_smoothing": 0.1,
     }
     torch.manual_seed(0)
-    return LanguageModelHead(**{**sizes, **changes})
+    sizes.update(changes)
+    return AdaptiveHead(**sizes) if "cutoffs" in sizes else LanguageModelHead(**sizes)
 
 
 def test_the_head_takes_the_chunked_path_for_many_logits_with_the_same_result(monkeypatch):
@@ -181,3 +182,80 @@ def test_mistakes_are_named():
         head(softcap=0)
     with pytest.raises(InputError, match=r"head \(31, 8\) cannot share the embedding's weight \(31, 4\)"):
         head(embedding=nn.Embedding(V, 4))
+
+
+def adaptive(**changes):
+    model = head(**{"label_smoothing": 0.0, "cutoffs": [6, 15], **changes})
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+def two_level_log_probs(model, hidden):
+    """The definition, token by token: P(token) or P(class) P(token | class)."""
+    scores = hidden @ model.weight.T + (0 if model.bias is None else model.bias)
+    of_class = hidden @ model.class_weight.T + (0 if model.bias is None else model.class_bias)
+    if model.softcap is not None:
+        scores, of_class = (model.softcap * torch.tanh(each / model.softcap) for each in (scores, of_class))
+    first = torch.cat([scores[:6], of_class]).softmax(0)
+    return torch.stack(
+        [first[w].log() for w in range(6)]
+        + [(first[6] * scores[6:15].softmax(0)[w - 6]).log() for w in range(6, 15)]
+        + [(first[7] * scores[15:].softmax(0)[w - 15]).log() for w in range(15, V)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("softcap", "bias", "plain_logits"), list(itertools.product([None, 2.0], [True, False], [0, 2**21]))
+)
+def test_the_adaptive_head_is_its_definition(monkeypatch, softcap, bias, plain_logits):
+    monkeypatch.setattr(heads, "PLAIN_LOGITS", plain_logits)
+    monkeypatch.setattr(heads, "CHUNK", 5)
+    model = adaptive(softcap=softcap, bias=bias).double()
+    hidden = torch.randn(3, 7, D, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(V, (3, 7))
+    labels[0, 2:4] = -100
+    logits = model.logits(hidden)
+    expected = torch.stack([two_level_log_probs(model, x) for x in hidden.flatten(0, 1)])
+    torch.testing.assert_close(logits.flatten(0, 1), expected)
+    torch.testing.assert_close(logits.exp().sum(-1), torch.ones(3, 7, dtype=torch.float64))
+    nll = F.nll_loss(expected, labels.flatten(), ignore_index=-100, reduction="sum")
+    loss = model(hidden, labels)
+    torch.testing.assert_close(loss, nll)
+    leaves = [hidden, *model.parameters()]
+    torch.testing.assert_close(torch.autograd.grad(loss, leaves), torch.autograd.grad(nll, leaves))
+    evaluated, correct = model.loss_and_correct(hidden, labels)
+    torch.testing.assert_close(evaluated, nll.detach())
+    assert correct == (expected.argmax(-1) == labels.flatten()).sum()
+
+
+def test_the_adaptive_head_names_the_most_probable_token_of_any_class(monkeypatch):
+    monkeypatch.setattr(heads, "CHUNK", 16)
+    model = adaptive()
+    hidden = 3 * torch.randn(1, 200, D)
+    labels = model.logits(hidden).argmax(-1)
+    assert all(each.any() for each in (labels < 6, (labels >= 6) & (labels < 15), labels >= 15))
+    assert model.loss_and_correct(hidden, labels)[1] == 200
+
+
+def test_a_class_without_targets_learns_nothing():
+    model = adaptive()
+    model(torch.randn(1, 4, D), torch.tensor([[0, 5, 7, 14]])).backward()
+    assert not model.weight.grad[15:].any()
+    assert model.class_weight.grad[1].any()  # but that it was not called for
+
+
+def test_a_tied_adaptive_head_comes_from_the_cutoffs():
+    tied = GPT2(vocab_size=V, max_seq_len=4, causal=True, d_model=D, n_layers=1, n_heads=2, dropout=0.0)
+    model = LanguageModelHead.for_backbone(tied, label_smoothing=0.0, cutoffs=[4])
+    assert isinstance(model, AdaptiveHead)
+    assert model.weight is tied.input_embedding.weight
+    assert model.sizes == [4, V - 4]
+
+
+def test_mistakes_of_an_adaptive_head_are_named():
+    for cutoffs in ([], [0], [9, 9], [V]):
+        with pytest.raises(InputError, match=r"head_cutoffs \(.*\) must rise within 1 ... 30"):
+            adaptive(cutoffs=cutoffs)
+    with pytest.raises(InputError, match=r"label_smoothing \(0.1\) needs the full softmax"):
+        adaptive(label_smoothing=0.1)

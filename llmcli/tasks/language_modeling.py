@@ -39,6 +39,7 @@ class LanguageModeling(Task):
         schedule: Callable[[float, int], float] | None = None,
         causal: bool,
         label_smoothing: float,
+        head_cutoffs: list[int] | None = None,
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
         if not (causal and model.causal):
@@ -46,7 +47,7 @@ class LanguageModeling(Task):
         if not 0.0 <= label_smoothing < 1.0:
             raise InputError(f"task.label_smoothing must be in [0, 1), not {label_smoothing}")
         self.model = model
-        self.head = LanguageModelHead.for_backbone(model, label_smoothing=label_smoothing)
+        self.head = LanguageModelHead.for_backbone(model, label_smoothing=label_smoothing, cutoffs=head_cutoffs)
         self.vocab_size = model.vocab_size
         self.max_seq_len = model.max_seq_len
         self._carried: dict[Stage, State | None] = {"train": None, "val": None}
