@@ -24,26 +24,29 @@ class TensorBoard(pl.Callback):
             raise InputError("logger=tensorboard needs TensorBoard", 'pip install "llmcli[tensorboard]"') from err
         self._new_writer = SummaryWriter
         self._writer: SummaryWriter | None = None
-        self._folder: Path | None = None
 
     def attach(self, *, folder: Path, history: History) -> None:
-        self._folder = folder / "tensorboard"
+        self._folder, self._history = folder / "tensorboard", history
         history.listeners.append(self._write)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             # of a resumed run the points after its checkpoint come again: the first ones go
             self._writer = self._new_writer(str(self._folder), purge_step=trainer.global_step + 1)
+        self._row, self._validation = self._history.now.seconds, self._history.now.val
 
     def _write(self, now: Now) -> None:
+        """Called after every row and every validation, with the older figures still in `now`: each is written once."""
         if self._writer is None:
             return
-        training = {"loss": now.loss, "lr": now.lr, "tokens_per_second": now.tokens_per_second}
-        for name, value in training.items():
-            if value is not None:
-                self._writer.add_scalar(f"train/{name}", value, now.step)
-        for name, value in now.val.items():
-            self._writer.add_scalar(f"val/{name}", value, now.step)
+        if now.seconds != self._row:
+            self._row = now.seconds
+            for name in ("loss", "lr", "tokens_per_second"):
+                self._writer.add_scalar(f"train/{name}", getattr(now, name), now.step)
+        if now.val is not self._validation:
+            self._validation = now.val
+            for name, value in now.val.items():
+                self._writer.add_scalar(f"val/{name}", value, now.step)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._writer is not None:
