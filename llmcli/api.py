@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from llmcli import checkpoint, runs
-from llmcli import config as configs
 from llmcli.decoding.generate import Generation, generate
 from llmcli.decoding.sample import Sample
 
@@ -44,8 +43,12 @@ class Run:
         repetition_penalty: float = 1.0,
         stop: Sequence[str] = (),
         seed: int = 1,
+        unknown: Literal["error", "replace"] = "error",
     ) -> list[Generation]:
-        """Continue each prompt `num_samples` times; temperature 0 is greedy."""
+        """Continue each prompt `num_samples` times; temperature 0 is greedy.
+
+        unknown: what to do where the vocabulary lacks a character or word of a prompt (replace: <unk>).
+        """
         strategy = Sample(
             temperature=temperature,
             top_k=top_k,
@@ -57,7 +60,7 @@ class Run:
         with torch.inference_mode():
             return generate(
                 self.task, self.tokenizer, prompts, strategy=strategy, max_new_tokens=max_new_tokens,
-                num_samples=num_samples, stop=stop, seed=seed,
+                num_samples=num_samples, stop=stop, seed=seed, unknown=unknown,
             )  # fmt: skip
 
     def evaluate(
@@ -80,9 +83,9 @@ class Run:
         )
 
 
-def load(run: str | Path | None = None, *, trusted: tuple[str, ...] = configs.TRUSTED) -> Run:
+def load(run: str | Path | None = None, *, trusted: Sequence[str] = ()) -> Run:
     """A run folder, a checkpoint file, "latest" or None (the latest run below ./runs).
 
-    trusted: prefixes of the targets that its config may name; add your own package's for your own models.
+    trusted: packages of your own whose models its config may name; LLM_TRUST names them for the command line.
     """
-    return Run(checkpoint.load(runs.resolve(None if run is None else str(run), "use"), trusted=trusted))
+    return Run(checkpoint.load(runs.resolve(None if run is None else str(run), "use"), packages=trusted))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -140,18 +141,19 @@ class Loaded:
     content: dict[str, Any]
 
 
-def load(path: Path, *, trusted: tuple[str, ...] = configs.TRUSTED) -> Loaded:
+def load(path: Path, *, packages: Sequence[str] = ()) -> Loaded:
     """Read a checkpoint and rebuild its task.
 
-    Raises CheckpointError when the file is broken or its config names a target outside `trusted`, or the weights do
-    not fit the model that the config describes.
+    Raises CheckpointError when the file is broken or its config names a target that is not trusted, or the weights do
+    not fit the model that the config describes. packages: of the user's own, trusted beside llmcli and LLM_TRUST.
     """
     content = read(path)
     llm = content["llm"]
     config = llm["config"]
     tokenizer = store.from_files(llm["tokenizer"])
-    model = configs.build(config["model"], trusted=trusted)
-    task = configs.build(config["task"], trusted=trusted)(model=model)
+    allowed = configs.trusted(packages)
+    model = configs.build(config["model"], trusted=allowed)
+    task = configs.build(config["task"], trusted=allowed)(model=model)
     if tokenizer.vocab_size != config["facts"]["vocab_size"]:
         raise CheckpointError(
             f"{path}: its tokenizer has {tokenizer.vocab_size} ids and its model {config['facts']['vocab_size']}",

@@ -1,8 +1,12 @@
-"""What a config that comes from elsewhere may build: the parts of a model, and nothing that acts on the machine."""
+"""What a config that comes from elsewhere may build: the parts of a model, and nothing that acts on the machine.
+
+LLM_TRUST=mypackage,other in the environment adds packages of the user's own, as a whole.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from llmcli.errors import CheckpointError, InputError
@@ -11,7 +15,18 @@ from llmcli.schema import locate
 TRUSTED = ("llmcli.", "torch.")  # what the config inside a checkpoint may name
 _TORCH = ("torch.nn.", "torch.optim.")  # and of torch only classes from here: torch.load and torch.hub run code
 _MACHINERY = ("cli", "commands", "config", "checkpoint", "runs", "sweep", "ui")  # of llmcli: acts, is not built
-_WAY_OUT = "a checkpoint may only name parts of llmcli and classes of torch.nn and torch.optim"
+_VARIABLE = "LLM_TRUST"
+
+
+def trusted(packages: Sequence[str] = ()) -> tuple[str, ...]:
+    """What the config inside a checkpoint may name: TRUSTED, `packages` and those of LLM_TRUST."""
+    names = [*packages, *os.environ.get(_VARIABLE, "").split(",")]
+    return (*TRUSTED, *(f"{name.strip().rstrip('.')}." for name in names if name.strip()))
+
+
+def packages_of(node: Any) -> list[str]:
+    """The top-level packages that the targets below a plain container come from."""
+    return sorted({target.partition(".")[0] for target in _targets(node)})
 
 
 def check_targets(node: Any, trusted: tuple[str, ...] = TRUSTED) -> None:
@@ -29,7 +44,7 @@ def check_targets(node: Any, trusted: tuple[str, ...] = TRUSTED) -> None:
         # the name may lead through a module of ours to something that it merely imports: llmcli.heads.torch.load
         home = str(getattr(found, "__module__", None))
         package = target.partition(".")[0]
-        if not home.startswith(f"{package}.") or not _named_well(home + ".", trusted):
+        if not f"{home}.".startswith(f"{package}.") or not _named_well(home + ".", trusted):
             raise _refused(target)
         if package == "torch" and not isinstance(found, type):
             raise _refused(target)
@@ -40,11 +55,15 @@ def _named_well(name: str, trusted: tuple[str, ...]) -> bool:
         return False
     if name.startswith("torch."):
         return name.startswith(_TORCH)
-    return name.split(".")[1] not in _MACHINERY
+    return not name.startswith("llmcli.") or name.split(".")[1] not in _MACHINERY
 
 
 def _refused(target: str) -> CheckpointError:
-    return CheckpointError(f"the checkpoint's config names {target}, which is not trusted", hint=_WAY_OUT)
+    package = target.partition(".")[0]
+    hint = "a checkpoint may only name parts of llmcli and classes of torch.nn and torch.optim"
+    if f"{package}." not in TRUSTED and "." in target:
+        hint = f"if {package} is a package of your own: {_VARIABLE}={package} llm ...; it may run any code then"
+    return CheckpointError(f"the checkpoint's config names {target}, which is not trusted", hint=hint)
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llmcli import checkpoint, runs, ui
+from llmcli import config as configs
 from llmcli.assembly import Parts, matrix_parameters
 from llmcli.callbacks.history import History
 from llmcli.callbacks.progress import clock
@@ -14,6 +15,7 @@ from llmcli.evaluation import evaluate
 from llmcli.models import ngram
 from llmcli.report.curves import draw
 from llmcli.trainer import describe_device
+from llmcli.trust import packages_of
 
 FLOOR_ORDER = 5
 FLOOR_TOKENS = 5_000_000  # of each split: seconds of work and a few hundred MB
@@ -139,7 +141,9 @@ def sum_up(parts: Parts, history: History, *, folder: Path, prompt: str) -> dict
 
 
 def _score_best(parts: Parts, folder: Path) -> dict[str, float]:
-    task = checkpoint.load(runs.resolve(str(folder), "use")).task
+    # what the user wrote for this run is his own; of a resumed run it is what was trusted
+    own = packages_of(configs.resolved(parts.config)) if parts.trusted is None else ()
+    task = checkpoint.load(runs.resolve(str(folder), "use"), packages=own).task
     prepared = parts.prepared
     with ui.Meter() as meter:
         return evaluate(
