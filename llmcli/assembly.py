@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from llmcli.callbacks.progress import ProgressBar
 from llmcli.callbacks.samples import Samples
 from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
 from llmcli.data.prepare import Prepared, prepare
+from llmcli.decoding.base import Strategy
 from llmcli.errors import InputError
 from llmcli.tasks.base import Task
 from llmcli.tokenizers import store
@@ -45,6 +46,9 @@ class Parts:
     precision: precision.Choice
     device: str
     ranks: int
+    callbacks: Mapping[str, pl.Callback]
+    loggers: Sequence[Any]
+    strategy: Strategy  # of the samples
     trusted: tuple[str, ...] | None  # what its config may name; None: everything, the user wrote it
 
     @property
@@ -84,9 +88,9 @@ def prepare_data(
 
 def prepare_as(cfg: DictConfig, tokenizer: Tokenizer) -> Prepared:
     """The data of a run's config with the run's own tokenizer, from the run's cache entry where it is still there."""
-    prepared = prepare_data(cfg, trusted=configs.TRUSTED)
+    prepared = prepare_data(cfg, trusted=configs.trusted())
     same = store.fingerprint(prepared.tokenizer) == store.fingerprint(tokenizer)
-    return prepared if same else prepare_data(cfg, tokenizer, trusted=configs.TRUSTED)
+    return prepared if same else prepare_data(cfg, tokenizer, trusted=configs.trusted())
 
 
 def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, Any] | None = None) -> Parts:
@@ -94,7 +98,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
 
     resumed: the `llm` part of the checkpoint that the run goes on from. Raises InputError when its data has changed.
     """
-    trusted = None if resumed is None else configs.TRUSTED
+    trusted = None if resumed is None else configs.trusted()
     if resumed is None:
         prepared = prepare_data(cfg)
     else:
@@ -104,11 +108,16 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
                 "the data has changed since the run began, so it cannot be continued exactly",
                 "put the old files back, or start a new run",
             )
+    if "val" not in prepared.splits:
+        raise InputError(
+            f"the data has no val split to validate on; it has: {', '.join(prepared.splits)}",
+            "data.val_fraction=0.1 keeps a tenth of the text for it",
+        )
     tokenizer = prepared.tokenizer
     ids = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
     cfg = configs.with_facts(cfg, {"vocab_size": tokenizer.vocab_size, **ids})
     settings: TrainerSettings = configs.build(cfg.trainer, trusted=trusted)
-    device, ranks = accelerator_of(settings.accelerator, settings.devices)
+    device, ranks = accelerator_of(settings.accelerator, settings.devices, strategy=settings.strategy)
     torch.manual_seed(int(cfg.seed))
     task: Task = configs.build(cfg.task, trusted=trusted)(
         model=configs.build(cfg.model, trusted=trusted),
@@ -118,6 +127,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     data = configs.build(cfg.batch, trusted=trusted)(
         prepared=prepared, seed=int(cfg.seed), contiguous=bool(getattr(task, "carries_state", False))
     )
+    data.eval_loader("val")  # refuses a split with nothing to score before there is a run folder
     per_epoch, per_batch = int(data.batches_per_epoch) // ranks, int(data.tokens_per_batch)
     budget = Budget.of(settings, batches_per_epoch=per_epoch, tokens_per_batch=per_batch, ranks=ranks)
     if task.single_pass:
@@ -141,7 +151,29 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
         settings = configs.build(cfg.trainer)
     task.nominal_tokens = per_batch
     task.text_per_target = _text_per_target(prepared)
-    return Parts(cfg, choices, prepared, task, data, settings, budget, choice, device, ranks, trusted)
+    _check_optimizer(task)
+    chosen = {
+        name: configs.build(node, trusted=trusted) for name, node in (cfg.callbacks or {}).items() if node is not None
+    }
+    if not any(isinstance(callback, Checkpoints) for callback in chosen.values()):
+        raise InputError(
+            "callbacks.checkpoints is missing: a run that saves nothing is lost", "callbacks=default has it"
+        )
+    loggers = [configs.build(node, trusted=trusted) for node in (cfg.logger or {}).values() if node is not None]
+    strategy: Strategy = configs.build(cfg.decoding, trusted=trusted)
+    return Parts(
+        cfg, choices, prepared, task, data, settings, budget, choice, device, ranks, chosen, loggers, strategy, trusted
+    )
+
+
+def _check_optimizer(task: Task) -> None:
+    """Build the optimizer and its schedule once, so that a value they refuse is known before there is a run folder."""
+    try:
+        task.configure_optimizers()
+    except InputError:
+        raise
+    except (ValueError, TypeError) as err:  # torch's own checks
+        raise InputError(f"optimizer: {err}") from err
 
 
 def _validations(budget: Budget, batches_per_epoch: int, accumulate: int) -> int:
@@ -189,28 +221,18 @@ def callbacks(parts: Parts, folder: Path) -> tuple[History, list[pl.Callback], s
         higher_is_better=parts.task.higher_is_better,
         about={"choices": dict(parts.choices)},
     )
-    trusted = parts.trusted
-    chosen = {
-        name: configs.build(node, trusted=trusted) for name, node in (cfg.callbacks or {}).items() if node is not None
-    }
-    loggers = [configs.build(node, trusted=trusted) for node in (cfg.logger or {}).values() if node is not None]
+    chosen, loggers = parts.callbacks, parts.loggers
     prompt = opening(parts.prepared)
-    saver = None
+    [saver] = [callback for callback in chosen.values() if isinstance(callback, Checkpoints)]
+    saver.attach(folder=folder, history=history)
     for callback in chosen.values():
-        if isinstance(callback, Checkpoints):
-            callback.attach(folder=folder, history=history)
-            saver = callback
-        elif isinstance(callback, Samples):
+        if isinstance(callback, Samples):
             callback.attach(
                 tokenizer=parts.prepared.tokenizer,
-                strategy=configs.build(cfg.decoding, trusted=trusted),
+                strategy=parts.strategy,
                 opening=prompt,
             )
             prompt = callback.prompt or prompt
-    if saver is None:
-        raise InputError(
-            "callbacks.checkpoints is missing: a run that saves nothing is lost", "callbacks=default has it"
-        )
     for logger in loggers:
         logger.attach(folder=folder, history=history)
     early = [c for c in chosen.values() if isinstance(c, EarlyStopping)]

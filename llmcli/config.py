@@ -34,7 +34,7 @@ from llmcli import schema
 from llmcli.catalog import Catalog, config_dir
 from llmcli.errors import InputError
 from llmcli.mistakes import did_you_mean, nearest, nearest_key
-from llmcli.trust import TRUSTED, check_targets
+from llmcli.trust import TRUSTED, check_targets, trusted
 
 __all__ = [
     "TRUSTED",
@@ -47,6 +47,7 @@ __all__ = [
     "quoted",
     "resolved",
     "through_hydra",
+    "trusted",
     "validate",
     "with_facts",
 ]
@@ -87,6 +88,8 @@ def capture(command: str, overrides: Sequence[str] = (), *, config_dirs: Sequenc
     if mode == RunMode.MULTIRUN:
         return None
     schema.check_root_values(cfg, Catalog(_folders(config_dirs)).roots(command))
+    if "seed" in cfg and not -(2**63) <= cfg.seed < 2**63:
+        raise InputError(f"seed ({cfg.seed}) must fit in 64 bits, sign included")
     return cfg
 
 
@@ -181,7 +184,7 @@ def build(node: Any, /, *, trusted: tuple[str, ...] | None = None, **extra: Any)
 def _compose(
     command: str, overrides: Sequence[str], config_dirs: Sequence[str]
 ) -> tuple[DictConfig, Launch, RunMode | None]:
-    given = [_grammatical(each, sweeping=False) for each in overrides]
+    given = _chosen(command, [_grammatical(each, sweeping=False) for each in overrides], config_dirs)
     try:
         whole = _raw_compose(command, given, config_dirs)
         settings = whole.hydra
@@ -203,6 +206,19 @@ def _compose(
     except (HydraException, OmegaConfBaseException) as err:
         raise _explained(err, command, given, config_dirs) from err
     return whole, told, mode
+
+
+def _chosen(command: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> list[str]:
+    """The overrides without `group=null`, which Hydra cannot read: refused where the command needs an option."""
+    catalog = Catalog(_folders(config_dirs))
+    defaults = catalog.defaults(command)
+    nothing = [each for each in overrides if each.endswith("=null") and each.removesuffix("=null") in defaults]
+    for override in nothing:
+        group = override.removesuffix("=null")
+        if defaults[group] != "null":
+            options = ", ".join(option.name for option in catalog.options(group))
+            raise InputError(f"{override}: llm {command} needs one", hint=f"{group}: {options}")
+    return [each for each in overrides if each not in nothing]
 
 
 def _raw_compose(command: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
@@ -322,12 +338,13 @@ def _explained(
 
 def _no_option(err: MissingConfigException) -> InputError:
     group, _, option = (err.missing_cfg_file or "").rpartition("/")
-    if not err.options:
+    if not group:
         return InputError(_first_line(err))
-    options = sorted(err.options)
+    options = sorted(err.options or ())
     meant = nearest(option, options)
     suggestion = did_you_mean(f"{group}={meant}" if meant else None)
-    return InputError(f'there is no {group} "{option}".{suggestion}', hint=f"{group}: {', '.join(options)}")
+    hint = f"{group}: {', '.join(options)}" if options else ""
+    return InputError(f'there is no {group} "{option}".{suggestion}', hint=hint)
 
 
 def _no_key(key: str, command: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> InputError:
@@ -349,11 +366,11 @@ def _no_key(key: str, command: str, overrides: Sequence[str], config_dirs: Seque
 
 def _keys_beside(key: str, keys: Sequence[str], catalog: Catalog) -> str:
     """Which options of the group have the key, or else what the section has instead."""
-    section = key.rpartition(".")[0]
-    options = [option.name for option in catalog.options(section)]
-    having = [name for name in options if any(each.name == key for each in catalog.group_keys(section, name))]
+    section, group = key.rpartition(".")[0], key.partition(".")[0]
+    options = [option.name for option in catalog.options(group)]
+    having = [name for name in options if any(each.name == key for each in catalog.group_keys(group, name))]
     if having:
-        return "it is a key of " + ", ".join(f"{section}={name}" for name in having)
+        return "it is a key of " + ", ".join(f"{group}={name}" for name in having)
     there = [each.removeprefix(f"{section}.") for each in keys if each.startswith(f"{section}.")]
     return f"{section} has: {', '.join(there)}" if there else ""
 

@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +27,8 @@ Purpose = Literal["use", "resume"]
 def create(*, data: str, model: str, given: str | None) -> Path:
     """The folder of a new run, made now: `given`, or runs/<data>-<model>/<time>, unique.
 
-    All ranks of one launch get the folder of the first. Raises InputError when `given` already holds a run.
+    All ranks of one launch get the folder of the first. Raises InputError when `given` already holds a run or the
+    folder cannot be written.
     """
     decided = os.environ.get(RUN_DIR_VARIABLE)
     if decided and "LOCAL_RANK" in os.environ:
@@ -38,19 +40,32 @@ def create(*, data: str, model: str, given: str | None) -> Path:
                 f"{folder} already holds a run",
                 f"llm train resume={folder} continues it; another hydra.run.dir= starts beside it",
             )
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder, exist_ok=True)
     else:
         base = ROOT / f"{data}-{model}" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder, n = base, 1
         while True:
             try:
-                folder.mkdir(parents=True)
+                _make(folder, exist_ok=False)
                 break
             except FileExistsError:  # two runs in one second
                 n += 1
                 folder = base.with_name(f"{base.name}_{n}")
     os.environ[RUN_DIR_VARIABLE] = str(folder.resolve())
     return folder
+
+
+def _make(folder: Path, *, exist_ok: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as err:
+        if isinstance(err, FileExistsError) and not exist_ok:
+            raise
+        raise InputError(
+            f"cannot write the run folder {folder}: {err.strerror}", "hydra.run.dir=PATH puts it elsewhere"
+        ) from err
 
 
 def find(root: Path = ROOT) -> list[Path]:
@@ -92,6 +107,8 @@ def resolve(ckpt: str | None, purpose: Purpose, root: Path = ROOT) -> Path:
     for name in names:
         if (path / "checkpoints" / name).is_file():
             return path / "checkpoints" / name
+    if not (path / "config.yaml").is_file():
+        raise CheckpointError(f"{path} is not a run folder", "llm runs lists the runs")
     raise CheckpointError(f"{path} has no checkpoint yet", "a run saves its first one at its first validation")
 
 

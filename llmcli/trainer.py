@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -16,9 +17,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from llmcli.checkpoint import AtomicCheckpointIO
 from llmcli.errors import InputError
+from llmcli.mistakes import did_you_mean, nearest
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"]
 
+_STRATEGIES = ("auto", "ddp", "fsdp", "deepspeed")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -28,7 +31,8 @@ def seconds(value: str | int | float, key: str) -> float:
         total = float(value)
     else:
         parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd]?)", value.lower())
-        if not parts or re.sub(r"(\d+(?:\.\d+)?)\s*([smhd]?)|[\s,]", "", value.lower()):
+        bare = len(parts) > 1 and not all(unit for _, unit in parts)  # 1h30: minutes or seconds?
+        if not parts or bare or re.sub(r"(\d+(?:\.\d+)?)\s*([smhd]?)|[\s,]", "", value.lower()):
             raise InputError(f"{key}: {value!r} is no time", "write 90s, 10m or 1h30m")
         total = sum(float(number) * _UNITS[unit or "s"] for number, unit in parts)
     if total <= 0:
@@ -108,7 +112,7 @@ class Budget:
         limit = None if settings.max_time is None else seconds(settings.max_time, "trainer.max_time")
         return cls(steps=min(limits) if limits else None, seconds=limit)
 
-    def progress(self, step: int, elapsed: float) -> float:
+    def progress(self, step: float, elapsed: float) -> float:
         """The consumed fraction in [0, 1] of whichever limit is nearer."""
         fractions = [0.0]
         if self.steps is not None:
@@ -118,37 +122,53 @@ class Budget:
         return min(1.0, max(fractions))
 
 
-def accelerator_of(name: str, devices: int | str) -> tuple[str, int]:
+def accelerator_of(
+    name: str, devices: int | str, *, strategy: str = "auto", key: str = "trainer.accelerator"
+) -> tuple[str, int]:
     """Lightning's own pick: ("cpu" | "cuda" | "mps" ..., number of devices).
 
-    Raises InputError when there are not as many devices as asked for.
+    Raises InputError, naming `key`, for an accelerator or strategy that does not exist and when there are not as many
+    devices as asked for. Processes on the CPU count as devices, for which there must be cores; two always run, so that
+    a distributed run can be tried on any machine.
     """
+    asked = f"{key}={name}" + (f" trainer.devices={devices}" if key.startswith("trainer.") else "")
+    hint = f"this machine has {_inventory()}; {key}=auto takes what is there"
+    known = ("auto", "gpu", *pl.accelerators.AcceleratorRegistry.available_accelerators())
+    if name not in known:
+        raise InputError(f"{asked}: there is no accelerator {name!r}, only {', '.join(known)}", hint)
+    if isinstance(devices, int) and devices < 1 and devices != -1:
+        raise InputError(f"{asked}: at least 1 device is needed", hint)
+    strategies = ("auto", *pl.strategies.StrategyRegistry.available_strategies())
+    if strategy not in strategies:
+        meant = did_you_mean(nearest(strategy, strategies))
+        some = f"among others: {', '.join(_STRATEGIES)}"
+        raise InputError(f"trainer.strategy: there is no {strategy!r}.{meant}", some)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             probe = pl.Trainer(
                 accelerator=name,
                 devices=devices,
+                strategy=strategy,
                 logger=False,
                 enable_checkpointing=False,
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError) as err:
-        raise InputError(
-            f"trainer.accelerator={name} trainer.devices={devices}: {str(err).strip().splitlines()[0]}",
-            f"this machine has {_inventory()}; trainer.accelerator=auto trainer.devices=auto takes what is there",
-        ) from err
+        raise InputError(f"{asked}: this machine does not have that", hint) from err
     kind = probe.strategy.root_device.type
-    if kind == "cuda" and probe.num_devices > torch.cuda.device_count():
-        raise InputError(f"trainer.devices={devices}, but this machine has {_inventory()}")
+    there = {"cpu": max(2, os.cpu_count() or 1), "cuda": torch.cuda.device_count()}
+    if probe.num_devices > there.get(kind, math.inf):
+        raise InputError(f"{asked}: {probe.num_devices} are more than there are", hint)
     return kind, int(probe.num_devices)
 
 
 def _inventory() -> str:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = " and Apple's MPS" if torch.backends.mps.is_available() else ""
-    return f"{torch.get_num_threads()} CPU threads, {gpus} CUDA device{'' if gpus == 1 else 's'}{mps}"
+    threads = os.cpu_count() or 1
+    return f"{threads} CPU thread{'' if threads == 1 else 's'}, {gpus} CUDA device{'' if gpus == 1 else 's'}{mps}"
 
 
 def build_trainer(settings: TrainerSettings, *, callbacks: Sequence[pl.Callback], folder: Path) -> pl.Trainer:

@@ -62,10 +62,13 @@ class Transformer(Backbone):
     ) -> None:
         super().__init__()
         check_sizes(vocab_size=vocab_size, max_seq_len=max_seq_len, d_model=d_model, n_layers=n_layers)
-        check_sizes(n_heads=n_heads, n_kv_heads=n_kv_heads or n_heads, d_ff=d_ff or d_model)
+        check_sizes(n_heads=n_heads, n_kv_heads=n_heads if n_kv_heads is None else n_kv_heads)
+        check_sizes(d_ff=d_model if d_ff is None else d_ff)
         check_rates(dropout=dropout)
         if min(ngram_rows, default=1) < 1:
             raise InputError(f"model.ngram_rows ({min(ngram_rows)}) must be at least 1", hint="[] for none")
+        if rope_theta <= 0:
+            raise InputError(f"model.rope_theta ({rope_theta}) must be above 0")
         if d_model % n_heads:
             raise InputError(f"model.d_model ({d_model}) must be divisible by model.n_heads ({n_heads})")
         if d_model // n_heads % 2:

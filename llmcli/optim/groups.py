@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from llmcli.errors import InputError
+
 Group = dict[str, Any]
 SomeOptimizer = TypeVar("SomeOptimizer", bound=Optimizer)
 
@@ -43,9 +45,7 @@ def roles(module: nn.Module) -> Roles:
     An embedding is the weight of nn.Embedding or nn.EmbeddingBag; a head is a matrix inside a module of
     llmcli.heads or inside an attribute called `head`; the rest goes by its number of dimensions.
     """
-    tables = {
-        id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding | nn.EmbeddingBag)
-    }
+    tables = {id(child.weight) for child in module.modules() if isinstance(child, nn.Embedding | nn.EmbeddingBag)}
     head_matrices = {
         id(parameter)
         for name, child in module.named_modules()
@@ -67,10 +67,11 @@ def roles(module: nn.Module) -> Roles:
     return found
 
 
-def group(
-    parameters: list[nn.Parameter], *, lr: float, weight_decay: float, l1: float, **extra: Any
-) -> Group:
-    """One parameter group; `initial_lr` is what schedules multiply."""
+def group(parameters: list[nn.Parameter], *, lr: float, weight_decay: float, l1: float, **extra: Any) -> Group:
+    """One parameter group; `initial_lr` is what schedules multiply. Raises InputError for a negative value."""
+    for name, value in {"lr": lr, "weight_decay": weight_decay, "l1": l1}.items():
+        if value < 0:
+            raise InputError(f"optimizer: {name} ({value}) must be at least 0")
     return {
         "params": parameters,
         "lr": lr,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw as functional_adamw
 
+from llmcli.errors import InputError
 from llmcli.optim.groups import Group, finish, group, roles
 
 # Quintic iteration of Jordan et al.: steep at 0, so small singular values reach about 1 in five steps.
@@ -44,8 +45,13 @@ def muon(
     """Rates by role: `lr` for hidden matrices (Muon), the rest AdamW; `vector_lr` also for convolutions.
 
     momentum rises linearly from `momentum_start` over the first `momentum_warmup` steps. Weight decay is
-    decoupled and, like L1, for matrices only.
+    decoupled and, like L1, for matrices only. Raises InputError for a momentum or beta outside [0, 1).
     """
+    for name, value in {"momentum": momentum, "momentum_start": momentum_start, "beta": max(betas)}.items():
+        if not 0 <= value < 1:
+            raise InputError(f"optimizer: {name} ({value}) must be at least 0 and below 1")
+    if momentum_warmup < 0:
+        raise InputError(f"optimizer: momentum_warmup ({momentum_warmup}) must be at least 0")
     found = roles(module)
     adam: dict[str, Any] = {"betas": (betas[0], betas[1]), "eps": eps}
     kernels = [weight for weight in found.hidden_matrices if weight.ndim > 2]

@@ -19,11 +19,13 @@ def constant(progress: float, step: int, *, warmup: float) -> float:
 
 def linear(progress: float, step: int, *, warmup: float, final: float) -> float:
     """Linear warm-up to 1, then a straight line that reaches `final` at the end of the budget."""
+    _check_final(final)
     return _ramp(progress, step, warmup) * (final + (1 - final) * (1 - _past(progress, warmup)))
 
 
 def cosine(progress: float, step: int, *, warmup: float, final: float) -> float:
     """Linear warm-up to 1, then half a cosine down to `final` (Loshchilov & Hutter 2017)."""
+    _check_final(final)
     fall = (1 + math.cos(math.pi * _past(progress, warmup))) / 2
     return _ramp(progress, step, warmup) * (final + (1 - final) * fall)
 
@@ -32,6 +34,7 @@ def wsd(progress: float, step: int, *, warmup: float, decay: float, final: float
     """Warm-up, stable, decay (Hu et al. 2024): 1, then over the last `decay` of the budget to `final`."""
     if not 0 < decay <= 1:
         raise InputError(f"schedule.decay ({decay}) must be above 0 and at most 1, a fraction of the budget")
+    _check_final(final)
     fall = min(1.0, (1 - progress) / decay)
     return _ramp(progress, step, warmup) * (final + (1 - final) * max(0.0, fall))
 
@@ -54,8 +57,15 @@ def slanted_triangular(progress: float, step: int, *, cut: float, ratio: float) 
     """
     if not 0 < cut < 1:
         raise InputError(f"schedule.cut ({cut}) must be between 0 and 1, a fraction of the budget")
+    if ratio < 1:
+        raise InputError(f"schedule.ratio ({ratio}) must be at least 1")
     height = progress / cut if progress < cut else max(0.0, (1 - progress) / (1 - cut))
     return (1 + height * (ratio - 1)) / ratio
+
+
+def _check_final(final: float) -> None:
+    if final < 0:
+        raise InputError(f"schedule.final ({final}) must be at least 0")
 
 
 def _ramp(progress: float, step: int, warmup: float) -> float:
