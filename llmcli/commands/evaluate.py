@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from llmcli import config as configs
 from llmcli import runs, ui
 from llmcli.errors import InputError
+from llmcli.schema import mismatch
 
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
@@ -17,6 +18,9 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli.trainer import quiet_lightning
 
     quiet_lightning()
+    for name in ("stride", "batch_size"):
+        if wrong := mismatch(cfg[name], int | None):
+            raise InputError(f"{name}: {wrong}")
     path = runs.resolve(cfg.ckpt, "use")
     if cfg.ckpt in (None, "latest"):
         ui.say("run", str(path))
@@ -74,11 +78,11 @@ def score(
         prepared = prepare_data(saved, loaded.tokenizer)
     if split not in prepared.splits:
         raise InputError(f"there is no split {split!r}", f"this data has: {', '.join(prepared.splits)}")
-    module = configs.build(saved.batch, trusted=configs.TRUSTED)(
+    module = configs.build(saved.batch, trusted=configs.trusted())(
         prepared=prepared, seed=int(saved.seed), contiguous=bool(getattr(loaded.task, "carries_state", False))
     )
     loader = module.eval_loader(split, stride=stride, size=batch_size)
-    kind, _ = accelerator_of(accelerator, 1)
+    kind, _ = accelerator_of(accelerator, 1, key="accelerator")
     stats = prepared.manifest["splits"][split]
     with ui.Meter() as meter:
         figures: dict[str, Any] = evaluate(

@@ -19,7 +19,7 @@ class WindowData(pl.LightningDataModule):
     otherwise windows are shuffled. eval_size: rows of an evaluation batch; None is twice `size`, since no
     gradients are kept.
 
-    Raises InputError when the train split does not fill one batch, or the val split has nothing to score.
+    Each split is checked when it is used, so a text that is only scored need not be long enough to train on.
     """
 
     def __init__(
@@ -44,14 +44,13 @@ class WindowData(pl.LightningDataModule):
         self.size, self.seq_len, self.num_workers = size, seq_len, num_workers
         self.eval_size = eval_size or 2 * size
         self._train_tokens = prepared.split("train")
-        self._check_train(world=1)
-        for split in prepared.splits[1:]:
-            _check_evaluation(prepared, split)
 
     @property
     def batches_per_epoch(self) -> int:
-        """Training batches of one rank in an epoch."""
-        return (len(self._train_tokens) - 1) // (self.seq_len * self.size * self._rank_and_world()[1])
+        """Training batches of one rank in an epoch. Raises InputError when the train split does not fill one."""
+        world = self._rank_and_world()[1]
+        self._check_train(world)
+        return (len(self._train_tokens) - 1) // (self.seq_len * self.size * world)
 
     @property
     def tokens_per_batch(self) -> int:
@@ -85,10 +84,12 @@ class WindowData(pl.LightningDataModule):
         seq_len. With `contiguous` the rows are `size` parallel streams instead, and there is no stride.
         """
         _check_evaluation(self.prepared, split)
+        if size is not None and size < 1:
+            raise InputError(f"batch_size ({size}) must be at least 1")
         rank, world = self._rank_and_world()
         tokens, rows, pad_id = (
             self.prepared.split(split),
-            size or self.eval_size,
+            self.eval_size if size is None else size,
             self.prepared.tokenizer.pad_id or 0,
         )
         plan: Plan

@@ -171,7 +171,7 @@ def _write(
 ) -> None:
     if not isinstance(tokenizer, Tokenizer):
         if next(iter(source.documents("train")), None) is None:
-            raise _no_text("train")
+            raise _no_text("train", source)
         tokenizer = tokenizer(_Texts(source, "train", report))
     if source.eos and tokenizer.eos_id is None:
         raise InputError("data.eos is on, but this tokenizer has no end-of-text token", "data.eos=false")
@@ -208,7 +208,7 @@ def _encode(source: TextSource, split: str, tokenizer: Tokenizer, folder: Path, 
                 counts["unknown"] += int(np.count_nonzero(ids == tokenizer.unk_id))
             report(f"encode {split}", counts["characters"], 0)
     if not counts["characters"]:
-        raise _no_text(split)
+        raise _no_text(split, source)
     return {**counts, "shards": shards.written}
 
 
@@ -309,12 +309,12 @@ def _utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _no_text(split: str) -> InputError:
-    if split == "train":
-        return InputError("there is no text to train on: every file is empty", "look at data.path")
+def _no_text(split: str, source: TextSource) -> InputError:
+    if all(next(iter(source.documents(name)), None) is None for name in source.splits):
+        return InputError("there is no text: every file is empty", "look at data.path")
     return InputError(
-        f"no document fell into the {split} split",
-        f"data.split=position takes it from the end of the text; data.{split}_fraction=0 does without",
+        f"no document fell into the {split} split: there are too few to deal out",
+        "use more text, or data.split=position, which takes val and test from its end",
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from llmcli.data.records import Text
 from llmcli.errors import InputError
 
+_STEP = "[{_target_: llmcli.text.normalize.unify_newlines, _partial_: true}]"
 Clean = Callable[[str], str]
 # stage, how far, of how much (0: not known)
 Report = Callable[[str, float, float], None]
@@ -23,6 +24,9 @@ class TextSource(ABC):
     """
 
     def __init__(self, *, clean: Sequence[Clean], eos: bool) -> None:
+        for step in clean:
+            if not callable(step):
+                raise InputError(f"data.clean: {step!r} is no cleaning step", f"steps look like {_STEP}")
         self.clean = list(clean)
         self.eos = eos
 

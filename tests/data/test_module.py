@@ -62,7 +62,7 @@ def test_ranks_share_an_epoch(prepared):
 
 def test_a_text_shorter_than_a_window(prepared):
     with pytest.raises(InputError, match="the train split has 16 tokens, fewer than the 17 of one window") as caught:
-        make(prepared(16))
+        _ = make(prepared(16)).batches_per_epoch
     assert "batch.seq_len=3 batch.size=4" in caught.value.hint
     assert make(prepared(16), seq_len=3, size=4).batches_per_epoch == 1
 
@@ -70,7 +70,7 @@ def test_a_text_shorter_than_a_window(prepared):
 def test_fewer_windows_than_rows(prepared):
     message = r"100 tokens, 6 windows of batch.seq_len \(16\), fewer than batch.size \(8\)"
     with pytest.raises(InputError, match=message) as caught:
-        make(prepared(100), size=8)
+        _ = make(prepared(100), size=8).batches_per_epoch
     assert "batch.size=6" in caught.value.hint and "batch.seq_len=12" in caught.value.hint
     assert make(prepared(100), size=6).batches_per_epoch == 1
     assert make(prepared(100), size=8, seq_len=12).batches_per_epoch == 1
@@ -78,8 +78,12 @@ def test_fewer_windows_than_rows(prepared):
 
 def test_a_validation_split_with_nothing_to_score(prepared):
     with pytest.raises(InputError, match="the val split has 1 token, too few to score one") as caught:
-        make(prepared(1000, 1))
+        make(prepared(1000, 1)).eval_loader("val")
     assert "data.val_fraction" in caught.value.hint
+
+
+def test_a_text_that_is_only_scored_may_be_short(prepared):
+    assert scored(make(prepared(3, 12)).eval_loader("val")) == 11
 
 
 def test_without_a_validation_split_there_is_no_validation(prepared):

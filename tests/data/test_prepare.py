@@ -132,7 +132,7 @@ def test_an_empty_corpus_and_an_empty_split(tmp_path, text_files):
     path = tmp_path / "a.txt"
     path.write_text("", encoding="utf-8")
     for tokenizer in (ByteTokenizer(), CountingTrainer()):
-        with pytest.raises(InputError, match="there is no text to train on"):
+        with pytest.raises(InputError, match="there is no text"):
             prepare(text_files(path), tokenizer=tokenizer, tokenizer_key={})
     path.write_text("one line", encoding="utf-8")
     source = text_files(path, document="line", val_fraction=0.01)
