@@ -92,7 +92,8 @@ class History(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         self._first_step = self._logged_step = self.now.step = trainer.global_step
-        self._mark = (self.elapsed(), _task(pl_module).tokens_seen)
+        self.now.tokens = _task(pl_module).tokens_seen
+        self._mark = (self.elapsed(), self.now.tokens)
         self._keep_rows_up_to(trainer.global_step)
         self.write_status("running")
 

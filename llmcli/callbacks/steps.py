@@ -34,20 +34,31 @@ class StepSeeds(pl.Callback):
 
 
 class BudgetStop(pl.Callback):
-    """Ends the fit when the budget is used up; Lightning then validates once more, whatever val_every says."""
+    """Ends the fit when the budget is used up; Lightning then validates once more, whatever val_every says.
+
+    A resumed run that has used it up before takes no step at all.
+    """
 
     def __init__(self, *, budget: Budget, history: History) -> None:
         self._budget, self._history = budget, history
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._over(trainer):
+            ui.note(f"step {trainer.global_step:,} is the end of the budget; a larger trainer.max_steps= goes on from it")
+            trainer.should_stop = True
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self._over(trainer):
+            trainer.should_stop = True
+
+    def _over(self, trainer: pl.Trainer) -> bool:
         budget = self._budget
         over = budget.steps is not None and trainer.global_step >= budget.steps
         if budget.seconds is not None and not over:
             over = trainer.strategy.reduce_boolean_decision(self._history.elapsed() >= budget.seconds, all=False)
-        if over:
-            trainer.should_stop = True
+        return over
 
 
 class StopSignal(pl.Callback):
