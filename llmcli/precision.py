@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from llmcli.errors import InputError
 from llmcli.trainer import TrainerSettings
 
 # On CPUs with AVX512-BF16, bfloat16 matrix products pay from this width on; below, the casts cost more than they save.
@@ -39,8 +40,15 @@ def choose(
     tokens: int | None,
     seconds: float | None,
 ) -> Choice:
-    """device: "cpu", "cuda", "mps"; width: d_model; parameters: in matrices; tokens, seconds: the planned run."""
+    """device: "cpu", "cuda", "mps"; width: d_model; parameters: in matrices; tokens, seconds: the planned run.
+
+    Raises InputError for float16 on a CPU, which has no kernels for it.
+    """
     precision, why = str(settings.precision), "as asked"
+    if precision == "16-mixed" and device == "cpu":
+        raise InputError(
+            "trainer.precision=16-mixed needs a GPU, and this run is on the CPU", "trainer.precision=bf16-mixed or auto"
+        )
     if precision == "auto":
         precision, why = _precision(device, width)
     if settings.compile != "auto":
