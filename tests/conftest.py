@@ -64,8 +64,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def small(corpus: Path) -> list[str]:
+def overrides(corpus: Path) -> list[str]:
     """Overrides of a run that takes a second or two."""
     return [
         "data=text",
@@ -83,3 +82,22 @@ def small(corpus: Path) -> list[str]:
         "trainer.accelerator=cpu",
         "callbacks.samples.max_new_tokens=4",
     ]
+
+
+@pytest.fixture
+def small(corpus: Path) -> list[str]:
+    return overrides(corpus)
+
+
+@pytest.fixture(scope="session")
+def trained(corpus: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one small run of bytes for all tests that only look at a run or use it."""
+    from llmcli import cli
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLM_CACHE", str(cache))
+        patch.setenv("LLM_RUN_DIR", "")
+        tiny = ["model.n_heads=2", "model.ngram_rows=[64]", f"hydra.run.dir={folder}"]
+        assert cli.main(["train", *overrides(corpus), *tiny]) == 0
+    return folder

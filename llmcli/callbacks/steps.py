@@ -44,7 +44,7 @@ class BudgetStop(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._over(trainer):
-            ui.note(f"step {trainer.global_step:,} is the end of the budget; a larger trainer.max_steps= goes on from it")
+            ui.note(f"step {trainer.global_step:,} is the end of the budget; a larger one goes on from there")
             trainer.should_stop = True
 
     def on_train_batch_end(
