@@ -92,8 +92,8 @@ class Catalog:
 
 
 def meaning(path: Path) -> str:
-    """The comment on the first line of a file, "" where there is none."""
-    first = next(_lines(path), "")
+    """The comment on the first line of a file, "" where there is none; Hydra's `# @package` line stands before it."""
+    first = next((line for line in _lines(path) if not line.startswith("# @package")), "")
     return first.lstrip("# ").strip() if first.startswith("#") else ""
 
 

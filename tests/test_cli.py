@@ -245,6 +245,13 @@ def test_help_knows_the_users_folder(tmp_path, capsys):
     assert re.search(r"^    mine +my own model", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_the_meaning_of_an_experiment_stands_below_its_package_line(tmp_path, capsys):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\n# my own recipe\nseed: 2\n")
+    assert cli.main(["train", "--config-dir", str(tmp_path), "--help"]) == 0
+    assert re.search(r"^    mine +my own recipe", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_generate_help_tells_its_keys_and_not_the_runs_groups(capsys):
     assert cli.main(["generate", "--help"]) == 0
     out = capsys.readouterr().out
