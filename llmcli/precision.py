@@ -14,7 +14,7 @@ from llmcli.errors import InputError
 from llmcli.trainer import TrainerSettings
 
 # On CPUs with AVX512-BF16, bfloat16 matrix products pay from this width on; below, the casts cost more than they save.
-CPU_BF16_WIDTH = 256
+CPU_BF16_WIDTH = 128
 # Cold compilation takes about this long on two cores; a run must be this many times longer to earn it back.
 CPU_COMPILE_SECONDS = 60.0
 CPU_COMPILE_GAIN = 1.3

@@ -95,7 +95,8 @@ def _train(
     )
     history, callbacks, prompt = assembly.callbacks(parts, folder)
     timed = parts.budget.seconds is not None
-    parts.task.progress = lambda step: parts.budget.progress(step, history.elapsed() if timed else 0.0)
+    # the middle of the step: a warm-up from zero would waste the first one
+    parts.task.progress = lambda step: parts.budget.progress(step + 0.5, history.elapsed() if timed else 0.0)
     if parts.settings.compile:
         parts.task.compile_inner()
     trainer = build_trainer(parts.settings, callbacks=callbacks, folder=folder)

@@ -91,7 +91,7 @@ class Task(pl.LightningModule, ABC):
         scheduler = LambdaLR(optimizer, lambda step: schedule(progress(step), step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         result = self._step(batch, "train")
         self._step_tokens += result.n
         self.tokens_seen += result.n
