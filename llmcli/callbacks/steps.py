@@ -30,7 +30,12 @@ class StepSeeds(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        torch.manual_seed(mix(self._seed, trainer.global_rank, trainer.fit_loop.epoch_loop.total_batch_idx))
+        seed = mix(self._seed, trainer.global_rank, trainer.fit_loop.epoch_loop.total_batch_idx)
+        if pl_module.device.type == "cpu":
+            # the same generator; torch.manual_seed also formats a stack trace for the CUDA that may come, each time
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
 
 class BudgetStop(pl.Callback):
