@@ -27,7 +27,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
 
 def _folder(name: str, root: Path) -> Path:
     for candidate in (Path(name), root / name):
-        if (candidate / "config.yaml").is_file():
+        if (candidate / "config.yaml").is_file() and (candidate / "status.json").is_file():
             return candidate
     if name == "latest" and (found := runs.find(root)):
         return found[-1]
