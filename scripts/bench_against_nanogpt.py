@@ -2,10 +2,10 @@
 
 NANOGPT_FOLDER is a checkout of nanoGPT, TEXT the tinyshakespeare file. Two measurements (both by default):
 
-time        whole processes from start to end: nanoGPT's CPU configuration (its README: 2,000 steps of 12 x 64 characters)
-            and `llm train experiment=shakespeare_char_fast`, with the full-validation loss that ours reaches
-throughput  tokens/s of training steps at 6 layers, 6 heads, 384 wide, context 256, batch 16: nanoGPT as it comes (float32,
-            eager) and `llm train experiment=throughput`
+time        whole processes from start to end: nanoGPT's CPU configuration (its README: 2,000 steps of 12 x 64
+            characters) and `llm train experiment=shakespeare_char_fast`, with the full-validation loss that ours reaches
+throughput  tokens/s of training steps at 6 layers, 6 heads, 384 wide, context 256, batch 16: nanoGPT as it comes
+            (float32, eager) and `llm train experiment=throughput`
 
 Prints a table and, with --json, one JSON object. --rounds repeats both sides in turns and quotes medians.
 """
@@ -27,8 +27,10 @@ import time
 from pathlib import Path
 
 NANO_SHAPE = {
-    "time": "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000",
-    "throughput": "--block_size=256 --batch_size=16 --n_layer=6 --n_head=6 --n_embd=384 --max_iters=24 --lr_decay_iters=24",
+    "time": "--block_size=64 --batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --max_iters=2000 "
+    "--lr_decay_iters=2000",
+    "throughput": "--block_size=256 --batch_size=16 --n_layer=6 --n_head=6 --n_embd=384 --max_iters=24 "
+    "--lr_decay_iters=24",
 }
 NANO_COMMON = (
     "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --dropout=0.0 --gradient_accumulation_steps=1"
