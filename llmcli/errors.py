@@ -1,4 +1,4 @@
-"""The errors a user can cause or meet. A message says what, where and what to do; the commands print it, not a traceback."""
+"""The errors a user can cause or meet. A message says what, where and what to do; the commands print it."""
 
 
 class LLMError(Exception):

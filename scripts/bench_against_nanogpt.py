@@ -3,7 +3,7 @@
 NANOGPT_FOLDER is a checkout of nanoGPT, TEXT the tinyshakespeare file. Two measurements (both by default):
 
 time        whole processes from start to end: nanoGPT's CPU configuration (its README: 2,000 steps of 12 x 64
-            characters) and `llm train experiment=shakespeare_char_fast`, with the full-validation loss that ours reaches
+            characters) and `llm train experiment=shakespeare_char_fast`, with the validation loss that ours reaches
 throughput  tokens/s of training steps at 6 layers, 6 heads, 384 wide, context 256, batch 16: nanoGPT as it comes
             (float32, eager) and `llm train experiment=throughput`
 

@@ -21,6 +21,4 @@ def rmsprop(
 ) -> torch.optim.RMSprop:
     """alpha: decay of the running mean of squares; centered: divide by the standard deviation instead."""
     groups = decay_groups(module, lr=lr, weight_decay=weight_decay, l1=l1)
-    return finish(
-        torch.optim.RMSprop(groups, lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered)
-    )
+    return finish(torch.optim.RMSprop(groups, lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered))

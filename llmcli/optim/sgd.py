@@ -21,6 +21,4 @@ def sgd(
             f"optimizer.nesterov needs momentum above 0, got {momentum}", hint="set optimizer.momentum=0.9"
         )
     groups = decay_groups(module, lr=lr, weight_decay=weight_decay, l1=l1)
-    return finish(
-        torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=can_fuse(groups))
-    )
+    return finish(torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=can_fuse(groups)))

@@ -23,7 +23,7 @@ class Regression(Task):
     kinds = ()
 
     def __init__(self) -> None:
-        super().__init__(optimizer=lambda module: torch.optim.SGD(module.parameters(), lr=0.1), schedule=lambda p, s: 1.0)
+        super().__init__(optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=0.1), schedule=lambda p, s: 1.0)
         self.model = nn.Linear(3, 1, bias=False)
         nn.init.constant_(self.model.weight, 0.5)
         self.gradients: list[torch.Tensor] = []

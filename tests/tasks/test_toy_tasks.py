@@ -1,7 +1,7 @@
 """The seams carry every kind of task that is to come: tagging, sequence to sequence, two networks in one task.
 
-Each toy is written as a newcomer would write the real thing (a Task with one `_step` and `metrics`, any data module) and is
-trained by the same trainer, history and checkpoints as a language model, to its known optimum.
+Each toy is written as a newcomer would write the real thing (a Task with one `_step` and `metrics`, any data module)
+and is trained by the same trainer, history and checkpoints as a language model, to its known optimum.
 """
 
 from __future__ import annotations
@@ -73,7 +73,12 @@ def _fit(task: Task, data: Batches, folder: Path, steps: int) -> History:
     )  # fmt: skip
     budget = Budget(steps=steps, seconds=None)
     history = History(
-        folder=folder, budget=budget, log_every=50, monitor=task.monitor, higher_is_better=task.higher_is_better, about={}
+        folder=folder,
+        budget=budget,
+        log_every=50,
+        monitor=task.monitor,
+        higher_is_better=task.higher_is_better,
+        about={},
     )
     checkpoints = Checkpoints(every="1h", keep=1)
     checkpoints.attach(folder=folder, history=history)
@@ -91,7 +96,7 @@ def _same_after_loading(task: Task, fresh: Task, folder: Path) -> None:
         assert torch.equal(a, b)
 
 
-# -- tagging: a bidirectional backbone, a token head, a monitor of which more is better ----------------------------
+# --- tagging: a bidirectional backbone, a token head, a monitor of which more is better
 
 
 class Tagging(Task):
@@ -136,7 +141,7 @@ def test_tagging(tmp_path):
     _same_after_loading(task, Tagging(), tmp_path)
 
 
-# -- sequence to sequence: memory lives in the decoding state ---------------------------------------------------------
+# --- sequence to sequence: memory lives in the decoding state
 
 
 @dataclass
@@ -252,11 +257,11 @@ def test_sequence_to_sequence_learns_and_decodes_through_the_same_strategies(tmp
     _same_after_loading(task, Translation(), tmp_path)
 
 
-# -- two networks in one task, as ELECTRA has them ----------------------------------------------------------------------
+# --- two networks in one task, as ELECTRA has them
 
 
 class Replaced(Task):
-    """A small generator fills masked places; a discriminator says which tokens are not the original (Clark et al. 2020)."""
+    """A generator fills masked places, a discriminator says which tokens are not the original (Clark et al. 2020)."""
 
     takes = "Text"
     kinds = ()  # its two networks are its own business
