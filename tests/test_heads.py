@@ -13,6 +13,8 @@ from llmcli.heads import AdaptiveHead, LanguageModelHead
 from llmcli.losses import linear_cross_entropy, softcapped
 from llmcli.models.gpt2 import GPT2
 from llmcli.models.mlp import MLP
+from llmcli.models.recurrent import Recurrent
+from llmcli.tasks.language_modeling import LanguageModeling
 
 N, D, V = 23, 8, 31
 
@@ -259,3 +261,29 @@ def test_mistakes_of_an_adaptive_head_are_named():
             adaptive(cutoffs=cutoffs)
     with pytest.raises(InputError, match=r"label_smoothing \(0.1\) needs the full softmax"):
         adaptive(label_smoothing=0.1)
+
+
+def test_a_task_with_cutoffs_trains_and_generates_with_one_distribution():
+    model = Recurrent(
+        cell="lstm",
+        vocab_size=V,
+        causal=True,
+        d_model=D,
+        d_hidden=None,
+        n_layers=1,
+        dropout_embedding=0.0,
+        dropout_input=0.0,
+        dropout_hidden=0.0,
+        dropout_output=0.0,
+        locked_dropout=True,
+        weight_drop=0.0,
+        tie_embeddings=True,
+    )
+    task = LanguageModeling(model=model, causal=True, label_smoothing=0.0, head_cutoffs=[6, 15])
+    ids = torch.randint(V, (2, 9))
+    batch = {"ids": ids[:, :-1], "labels": ids[:, 1:], "n_tokens": 16, "reset": True}
+    log_probs = task.step(ids[:, :-1], task.init_state(2, 8)).logits
+    torch.testing.assert_close(log_probs.logsumexp(-1), torch.zeros(2, 8), rtol=0, atol=1e-5)
+    for stage in ("train", "val"):
+        loss = task._step(batch, stage).loss
+        torch.testing.assert_close(loss, -log_probs.gather(-1, ids[:, 1:, None]).sum())
