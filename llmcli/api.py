@@ -64,7 +64,7 @@ class Run:
             )  # fmt: skip
 
     def evaluate(
-        self, *, split: str = "val", data: dict[str, Any] | None = None, stride: int | None = None
+        self, *, split: str | None = None, data: dict[str, Any] | None = None, stride: int | None = None
     ) -> dict[str, Any]:
         """Figures on a split of the run's own data, or of `data` (a data config as a dict): those of `llm eval`."""
         from omegaconf import OmegaConf

@@ -12,6 +12,8 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +29,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 err = Console(stderr=True, highlight=False)
 _out = Console(highlight=False)
+_log: Path | None = None  # log.txt of the run in hand
 
 
 def is_terminal(stream: str = "stderr") -> bool:
@@ -45,32 +48,50 @@ def printable(text: object) -> str:
     return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", str(text))
 
 
+def keep_log(path: Path | None) -> None:
+    """From here on, append every line of stderr to this file too, plain; None: no longer."""
+    global _log
+    _log = path
+
+
+def _line(line: Text) -> None:
+    err.print(line, soft_wrap=True)
+    log(line.plain)
+
+
+def log(text: str) -> None:
+    """One line for the log file alone, where there is one."""
+    if _log is not None:
+        with _log.open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}".rstrip() + "\n")
+
+
 def say(label: str, text: str) -> None:
     """A start-up line on stderr: `label       text`."""
     if not is_first_process():
         return
     line = Text(f"{label:<{LABEL_WIDTH}} ", style="bold cyan")
     line.append(printable(text), style="default not bold")
-    err.print(line, soft_wrap=True)
+    _line(line)
 
 
 def note(text: str) -> None:
     """One plain line on stderr."""
     if is_first_process():
-        err.print(Text(printable(text)), soft_wrap=True)
+        _line(Text(printable(text)))
 
 
 def warn(text: str) -> None:
     """One warning on stderr: something that the user can act on."""
     if is_first_process():
-        err.print(Text.assemble(("warning: ", "bold yellow"), printable(text)), soft_wrap=True)
+        _line(Text.assemble(("warning: ", "bold yellow"), printable(text)))
 
 
 def error(message: str, hint: str = "") -> None:
     """`error: message` on stderr, the way out indented under it."""
-    err.print(Text.assemble(("error: ", "bold red"), _indented(message)), soft_wrap=True)
+    _line(Text.assemble(("error: ", "bold red"), _indented(message)))
     if hint:
-        err.print(Text("       " + _indented(hint)), soft_wrap=True)
+        _line(Text("       " + _indented(hint)))
 
 
 def out(text: str, end: str = "\n") -> None:
@@ -207,6 +228,7 @@ def sample(step: int, prompt: str, text: str) -> None:
     line.append(_one_line(prompt), style="dim")
     line.append(" ▸ ", style="cyan")
     line.append(_one_line(text))
+    log(line.plain)
     width = err.width if err.is_terminal else 160
     line.truncate(max(20, width - 1), overflow="ellipsis")
     err.print(line, soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from llmcli import ui
@@ -42,13 +43,14 @@ class ProgressBar(pl.Callback):
         if not (trainer.is_global_zero and ui.is_terminal()):
             return
         self._bar = Progress(
-            TextColumn(" epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=None if self._budget.steps or self._budget.seconds else 20),
-            TextColumn("{task.fields[count]}"),
-            _Figures(),
+            TextColumn(" epoch {task.fields[epoch]}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=5)),
+            TextColumn("{task.fields[count]}", table_column=Column(no_wrap=True)),
+            _Figures(table_column=Column(no_wrap=True)),
             console=ui.err,
             refresh_per_second=4,
             transient=True,
+            expand=True,
         )
         self._task = self._bar.add_task("train", total=1.0, epoch=1, count="", figures="")
         self._bar.start()

@@ -29,7 +29,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     figures = score(
         loaded,
         data=cfg.get("data"),
-        split=str(cfg.split),
+        split=cfg.split,
         stride=cfg.stride,
         batch_size=cfg.batch_size,
         accelerator=str(cfg.accelerator),
@@ -53,7 +53,7 @@ def score(
     loaded: Any,
     *,
     data: DictConfig | None,
-    split: str,
+    split: str | None,
     stride: int | None,
     batch_size: int | None,
     accelerator: str,
@@ -61,7 +61,8 @@ def score(
 ) -> dict[str, Any]:
     """Figures of a loaded run on `split`, of `data` where given (tokenized with the run's own tokenizer).
 
-    stride: tokens between overlapping windows; None: windows side by side. Raises InputError for an unknown split.
+    split None: val; of `data` that is split by fractions the whole text, since none of it was trained on here. stride:
+    tokens between overlapping windows; None: windows side by side. Raises InputError for an unknown split.
     """
     import torch
 
@@ -75,7 +76,12 @@ def score(
     else:
         saved.data = data
         configs.validate(OmegaConf.create({"data": data}))
+        if split is None and "val_fraction" in data:
+            saved.data.val_fraction = saved.data.test_fraction = 0.0
+            split = "train"
         prepared = prepare_data(saved, loaded.tokenizer)
+    whole = split == "train" and prepared.splits == ("train",)
+    split = split or "val"
     if split not in prepared.splits:
         raise InputError(f"there is no split {split!r}", f"this data has: {', '.join(prepared.splits)}")
     module = configs.build(saved.batch, trusted=configs.trusted())(
@@ -92,7 +98,7 @@ def score(
             text={unit: float(stats[unit]) for unit in ("bytes", "characters")},
             on_batch=(lambda n: meter("evaluating", n, stats["tokens"])) if progress else None,
         )
-    figures.update(split=split, tokens=stats["tokens"], unknown=stats.get("unknown", 0))
+    figures.update(split="all" if whole else split, tokens=stats["tokens"], unknown=stats.get("unknown", 0))
     return figures
 
 

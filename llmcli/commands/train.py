@@ -77,14 +77,16 @@ def _train(
     from llmcli.trainer import build_trainer
 
     parts = assembly.build(cfg, choices, resumed=resumed[1] if resumed else None)
-    summary.introduce(parts)
     if cfg.dry_run:
+        summary.introduce(parts)
         summary.dry_run(parts)
         return 0
     if resumed and run_dir is not None:
         folder = Path(run_dir)
     else:
         folder = runs.create(data=str(choices.get("data")), model=str(choices.get("model")), given=run_dir)
+    ui.keep_log(folder / "log.txt")
+    summary.introduce(parts)
     ui.say("run", str(folder))
     ui.note("")
     plain = configs.resolved(parts.config)
@@ -104,17 +106,20 @@ def _train(
         trainer.fit(
             parts.task, datamodule=parts.data, ckpt_path=str(resumed[0]) if resumed else None, weights_only=True
         )
+        if trainer.is_global_zero:
+            figures = summary.sum_up(parts, history, folder=folder, prompt=prompt)
+            history.write_status("completed")
+            if cfg.json:
+                ui.out_json(figures)
     except SystemExit as stop:
         if stop.code == 1:  # how Lightning leaves after a second Ctrl-C
             history.write_status("interrupted")
             raise KeyboardInterrupt from None
         raise
-    except Exception:
+    except Exception as err:
         history.write_status("failed")
+        ui.log(f"error: {type(err).__name__}: {err}")
         raise
-    if trainer.is_global_zero:
-        figures = summary.sum_up(parts, history, folder=folder, prompt=prompt)
-        history.write_status("completed")
-        if cfg.json:
-            ui.out_json(figures)
+    finally:
+        ui.keep_log(None)
     return 0

@@ -136,7 +136,8 @@ def sum_up(parts: Parts, history: History, *, folder: Path, prompt: str) -> dict
             line.append(f"({FLOOR_ORDER}-gram loss {floor:.3f})")
         ui.note("  " + "   ".join(line))
     quoted = prompt.replace("\\", "\\\\").replace('"', '\\"')
-    ui.note(f'  curves  {curves}        next  llm generate ckpt={folder} --prompt "{quoted}"')
+    ui.note(f"  curves  {curves}")
+    ui.note(f'  next    llm generate ckpt={folder} --prompt "{quoted}"')
     return figures
 
 
