@@ -40,7 +40,7 @@ class Parts:
     choices: Mapping[str, str]
     prepared: Prepared
     task: Task
-    data: Any  # the data module: tokens_per_batch, batches_per_epoch, eval_loader(split, stride, size)
+    data: Any  # the data module: tokens_per_batch, batches_per_epoch, eval_loader(split, stride, size, alone)
     settings: TrainerSettings
     budget: Budget
     precision: precision.Choice

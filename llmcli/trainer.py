@@ -219,6 +219,7 @@ def quiet_lightning() -> None:
         r".*configure_optimizers` returned `None`.*",
         r".*training_step` returned `None`.*",
         r".*lr_scheduler\.step\(\).*optimizer\.step\(\).*",
+        r".*recommended to use `self\.log\(.*sync_dist=True.*",  # the figures are of all processes already
     ):
         warnings.filterwarnings("ignore", message=pattern)
 

@@ -77,16 +77,19 @@ class WindowData(pl.LightningDataModule):
     def test_dataloader(self) -> Iterable[Batch]:
         return self.eval_loader("test") if "test" in self.prepared.splits else []
 
-    def eval_loader(self, split: str, stride: int | None = None, size: int | None = None) -> EpochLoader:
+    def eval_loader(
+        self, split: str, stride: int | None = None, size: int | None = None, *, alone: bool = False
+    ) -> EpochLoader:
         """Every token of a split scored once (but the first, which nothing precedes).
 
         stride: tokens from one window to the next, at most seq_len; fewer give each label more context. None:
-        seq_len. With `contiguous` the rows are `size` parallel streams instead, and there is no stride.
+        seq_len. With `contiguous` the rows are `size` parallel streams instead, and there is no stride. alone: all of
+        the split on this process, where several would share it.
         """
         _check_evaluation(self.prepared, split)
         if size is not None and size < 1:
             raise InputError(f"batch_size ({size}) must be at least 1")
-        rank, world = self._rank_and_world()
+        rank, world = (0, 1) if alone else self._rank_and_world()
         tokens, rows, pad_id = (
             self.prepared.split(split),
             self.eval_size if size is None else size,

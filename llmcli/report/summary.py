@@ -149,7 +149,7 @@ def _score_best(parts: Parts, folder: Path) -> dict[str, float]:
     with ui.Meter() as meter:
         return evaluate(
             task,
-            parts.data.eval_loader("val"),
+            parts.data.eval_loader("val", alone=True),  # the other processes have left
             device=parts.task.device,
             text={unit: float(prepared.count(unit, "val")) for unit in ("bytes", "characters")},
             on_batch=lambda n: meter("scoring the whole validation split", n, prepared.count("tokens", "val")),

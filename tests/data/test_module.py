@@ -43,13 +43,14 @@ def test_one_stream_reads_the_text_from_end_to_end(prepared):
     assert torch.cat([b["labels"][b["labels"] != IGNORED] for b in found]).tolist() == expected
 
 
+class Rank:
+    world_size = 2
+
+    def __init__(self, rank):
+        self.global_rank = rank
+
+
 def test_ranks_share_an_epoch(prepared):
-    class Rank:
-        world_size = 2
-
-        def __init__(self, rank):
-            self.global_rank = rank
-
     found = []
     for rank in range(2):
         data = make(prepared(1000))
@@ -58,6 +59,17 @@ def test_ranks_share_an_epoch(prepared):
         found.append(list(data.train_dataloader()))
     assert len(found[0]) == len(found[1]) == 7
     assert not any(torch.equal(a["ids"], b["ids"]) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_ranks_share_a_validation_unless_one_is_alone(prepared, contiguous):
+    shares = []
+    for rank in range(2):
+        data = make(prepared(1000, 333), contiguous=contiguous)
+        data.trainer = Rank(rank)
+        assert scored(data.eval_loader("val", alone=True)) == 332
+        shares.append(scored(data.val_dataloader()))
+    assert sum(shares) == 332 and min(shares) > 100
 
 
 def test_a_text_shorter_than_a_window(prepared):
