@@ -1,7 +1,7 @@
 """The pages say what is so: their commands compose, those marked as runnable run, their links lead somewhere.
 
-A fenced block may have a comment line before it: `<!-- run -->` (its `llm` lines or its Python are run, all blocks of a page
-one after the other in one folder) or `<!-- file: PATH -->` (written to PATH in that folder first).
+A fenced block may have a comment line before it: `<!-- run -->` (its `llm` lines or its Python are run, all blocks of
+a page one after the other in one folder) or `<!-- file: PATH -->` (written to PATH in that folder first).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from llmcli import cli, config
+from llmcli import catalog, cli, config
 from llmcli.data.readers import python_docs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,6 +178,9 @@ def test_files_and_options_that_are_named_exist(page):
     for group, option in re.findall(r"`(data|tokenizer|batch|model|task|optimizer|schedule|decoding)=(\w+)`", text):
         if option != "null":
             assert (ROOT / "configs" / group / f"{option}.yaml").exists(), f"{page.name}: {group}={option}"
+    defaults = catalog.Catalog([catalog.config_dir()]).defaults("train").values()
+    for option in re.findall(r"`(\w+)` \(default\)", text):
+        assert option in defaults, f"{page.name}: {option} is no default"
 
 
 def test_the_example_model_keeps_the_contract(tmp_path, monkeypatch):
