@@ -183,6 +183,14 @@ def test_files_and_options_that_are_named_exist(page):
         assert option in defaults, f"{page.name}: {option} is no default"
 
 
+def test_every_option_is_on_a_page():
+    text = "".join(read(page) for page in PAGES if page.parent.name == "docs")
+    shelf = catalog.Catalog([catalog.config_dir()])
+    for group in set(shelf.defaults("train")) - {"experiment"}:
+        for option in shelf.options(group):
+            assert re.search(rf"`{option.name}`|{group}={option.name}\b", text), f"no page has {group}={option.name}"
+
+
 def test_the_example_model_keeps_the_contract(tmp_path, monkeypatch):
     """The promises of tests/models/test_contract.py that a mistake would break: look-ahead, padding, packing, steps."""
     write_files(ROOT / "docs" / "extending.md", tmp_path)
