@@ -101,7 +101,9 @@ def composed(words: list[str]) -> tuple[cli.Arguments, list[DictConfig]]:
 def test_every_command_composes(page, tmp_path, monkeypatch, llm):
     write_files(page, tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for words in [words for block in blocks(page) if block.language == "bash" for words in block.commands]:
+    inline = re.findall(r"`llm ((?:train|eval|generate|prepare|runs)\b[^`]*)`", re.sub(_BLOCK, "", read(page)))
+    fenced = [words for block in blocks(page) if block.language == "bash" for words in block.commands]
+    for words in [*fenced, *map(shlex.split, inline)]:
         if words[0].startswith("-") or cli.COMMANDS[words[0]].config is None or "--help" in words:
             assert llm(*words).code == 0, words
         else:
