@@ -42,7 +42,7 @@ def seconds(value: str | int | float, key: str) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSettings:
-    """How long and on what to train. The first budget that is used up ends the run.
+    """How long and on what to train. The first budget that is used up ends the run; where none is set, `default_steps` is.
 
     max_time: training time, "90s", "10m", "1h30m". accumulate: micro-batches per optimizer step. clip_norm: gradients
     are scaled down to this norm (None: never). val_every: optimizer steps between validations (None: ten a run).
@@ -54,6 +54,7 @@ class TrainerSettings:
     max_epochs: int | None
     max_time: str | float | None
     max_tokens: int | None
+    default_steps: int
     accelerator: str
     devices: int | str
     strategy: str
@@ -70,6 +71,7 @@ class TrainerSettings:
             "max_steps",
             "max_epochs",
             "max_tokens",
+            "default_steps",
             "accumulate",
             "val_every",
             "val_batches",
@@ -82,11 +84,6 @@ class TrainerSettings:
             raise InputError(
                 f"trainer.clip_norm must be positive, not {self.clip_norm}",
                 "trainer.clip_norm=null turns it off",
-            )
-        if not any((self.max_steps, self.max_epochs, self.max_time, self.max_tokens)):
-            raise InputError(
-                "nothing says when training ends",
-                "set one of trainer.max_steps, trainer.max_epochs, trainer.max_time (10m), trainer.max_tokens",
             )
 
 
@@ -110,6 +107,8 @@ class Budget:
         if settings.max_tokens is not None:
             limits.append(max(1, math.ceil(settings.max_tokens / tokens_per_step)))
         limit = None if settings.max_time is None else seconds(settings.max_time, "trainer.max_time")
+        if not limits and limit is None:
+            limits.append(settings.default_steps)
         return cls(steps=min(limits) if limits else None, seconds=limit)
 
     def progress(self, step: float, elapsed: float) -> float:

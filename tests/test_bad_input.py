@@ -190,7 +190,7 @@ def test_values_out_of_range_in_other_options(train, group, override, said):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("trainer.max_steps=null", "nothing says when training ends"),
+        ("trainer.default_steps=0", "trainer.default_steps must be at least 1, not 0"),
         ("trainer.max_steps=0", "trainer.max_steps must be at least 1, not 0"),
         ("trainer.max_tokens=-5", "trainer.max_tokens must be at least 1, not -5"),
         ("trainer.max_time=soon", "trainer.max_time: 'soon' is no time"),

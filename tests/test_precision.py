@@ -16,7 +16,7 @@ def settings(**changes: Any) -> TrainerSettings:
     values: dict[str, Any] = {
         "max_steps": 1, "max_epochs": None, "max_time": None, "max_tokens": None,
         "accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "auto", "compile": "auto",
-        "accumulate": 1, "clip_norm": None, "val_every": None, "val_batches": None, "log_every": 1,
+        "accumulate": 1, "clip_norm": None, "val_every": None, "val_batches": None, "log_every": 1, "default_steps": 5,
     }  # fmt: skip
     return TrainerSettings(**{**values, **changes})
 

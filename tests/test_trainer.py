@@ -17,7 +17,7 @@ def settings(**changes: Any) -> TrainerSettings:
     values: dict[str, Any] = {
         "max_steps": None, "max_epochs": None, "max_time": None, "max_tokens": None,
         "accelerator": "cpu", "devices": 1, "strategy": "auto", "precision": "32-true", "compile": False,
-        "accumulate": 1, "clip_norm": None, "val_every": None, "val_batches": None, "log_every": 1,
+        "accumulate": 1, "clip_norm": None, "val_every": None, "val_batches": None, "log_every": 1, "default_steps": 5,
     }  # fmt: skip
     return TrainerSettings(**{**values, **changes})
 
@@ -53,7 +53,7 @@ def test_a_time_must_be_more_than_nothing(value):
 
 
 @pytest.mark.parametrize(
-    "name", ["max_steps", "max_epochs", "max_tokens", "accumulate", "val_every", "val_batches", "log_every"]
+    "name", ["max_steps", "max_epochs", "max_tokens", "accumulate", "val_every", "val_batches", "log_every", "default_steps"]
 )
 def test_counts_are_at_least_one(name):
     with pytest.raises(InputError, match=rf"trainer\.{name} must be at least 1, not 0"):
@@ -66,10 +66,10 @@ def test_a_norm_to_clip_to_is_positive():
     assert "trainer.clip_norm=null" in err.value.hint
 
 
-def test_something_must_end_a_run():
-    with pytest.raises(InputError, match="nothing says when training ends") as err:
-        settings()
-    assert "trainer.max_time" in err.value.hint
+def test_a_run_without_a_budget_takes_the_default():
+    assert budget(default_steps=7) == Budget(steps=7, seconds=None)
+    assert budget(default_steps=7, max_time="1m") == Budget(steps=None, seconds=60.0)
+    assert budget(default_steps=7, max_epochs=2) == Budget(steps=20, seconds=None)
 
 
 # -- budgets -------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def _fit(task: Task, data: Batches, folder: Path, steps: int) -> History:
     settings = TrainerSettings(
         max_steps=steps, max_epochs=None, max_time=None, max_tokens=None, accelerator="cpu", devices=1, strategy="auto",
         precision="32-true", compile=False, accumulate=1, clip_norm=1.0, val_every=steps // 2, val_batches=2,
-        log_every=50,
+        log_every=50, default_steps=1,
     )  # fmt: skip
     budget = Budget(steps=steps, seconds=None)
     history = History(
@@ -298,7 +298,7 @@ def _runs(generator: torch.Generator) -> dict[str, Any]:
 
 def test_two_networks(tmp_path):
     task = Replaced()
-    history = _fit(task, Batches(_runs, 30), tmp_path, steps=400)
+    history = _fit(task, Batches(_runs, 30), tmp_path, steps=600)
     assert history.now.best["loss"] < 0.05
     assert {name.split(".")[0] for name in task.state_dict()} == {"generator", "discriminator", "fill", "judge"}
     _same_after_loading(task, Replaced(), tmp_path)
