@@ -7,9 +7,8 @@ and renamed, so a full disk or a kill never costs the previous one.
 
 from __future__ import annotations
 
-import os
 import platform
-import tempfile
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,37 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning.plugins.io import CheckpointIO
 
 import llmcli
 from llmcli import config as configs
+from llmcli import files
 from llmcli.errors import CheckpointError, LLMError
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
+from llmcli.trust import check_plain
 
 FORMAT = 1
 
 
-def atomic_write(path: Path, write: Any) -> None:
-    """Call `write(file)` on a temporary file beside `path`, sync it and rename it over `path`.
-
-    Raises LLMError when the disk is full or the folder cannot be written; what stood at `path` is untouched then.
-    """
-    path = Path(path)
-    temporary: str | None = None
+def save(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint in one step. Raises LLMError when the disk is full or the folder cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)  # mkstemp's 0600 would lock out the user's group
-        Path(temporary).replace(path)
-        temporary = None
-        _sync_folder(path.parent)
+        files.write_atomic(path, lambda file: torch.save(content, file))
     except (OSError, RuntimeError) as err:
         # torch.save wraps a full disk in a RuntimeError; the OSError is in its context
         cause = err if isinstance(err, OSError) else err.__context__
@@ -57,25 +43,13 @@ def atomic_write(path: Path, write: Any) -> None:
             f"cannot write {path}: {cause.strerror or cause}",
             "free some space or choose another folder with hydra.run.dir=PATH; what was saved before is intact",
         ) from err
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # a rename is durable only once its folder is synced; Windows has no such call
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 class AtomicCheckpointIO(CheckpointIO):
     """Lightning's own writer goes through the system's temporary folder, where a full disk destroyed the good file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        atomic_write(Path(path), lambda file: torch.save(checkpoint, file))
+        save(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read(Path(path))
@@ -85,19 +59,23 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The checkpoint's dictionary on the CPU.
+    """The checkpoint's dictionary on the CPU; its config is plain, with nothing left to resolve.
 
     Raises CheckpointError when the file is missing, truncated, not ours, or would have to run code to load.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}", "llm runs lists the runs")
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(
+            f"cannot read {path}: it is truncated or not a checkpoint", "only checkpoints written by llm are loaded"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as err:
         reason = (
             "it holds objects that would run code when loaded"
             if "weights_only" in str(err).lower()
-            else ("it is truncated or not a checkpoint")
+            else "it is truncated or not a checkpoint"
         )
         raise CheckpointError(f"cannot read {path}: {reason}", "only checkpoints written by llm are loaded") from err
     if not isinstance(content, dict) or not isinstance(content.get("llm"), dict) or "state_dict" not in content:
@@ -110,7 +88,29 @@ def read(path: Path) -> dict[str, Any]:
             f"{path} has checkpoint format {written!r}, this llm ({llmcli.__version__}) reads format {FORMAT}",
             "use the version of llm that wrote it: see its config.yaml",
         )
+    _check_parts(path, content["llm"])
+    check_plain(content["llm"]["config"])
     return content
+
+
+def _check_parts(path: Path, llm: dict[str, Any]) -> None:
+    """Raises CheckpointError unless all that `whole` writes is there."""
+    config, data = llm.get("config"), llm.get("data")
+    parts = {
+        "config": isinstance(config, dict),
+        **{
+            f"config.{name}": isinstance(config, dict) and isinstance(config.get(name), dict)
+            for name in ("data", "tokenizer", "batch", "model", "task", "trainer", "facts")
+        },
+        "tokenizer": isinstance(llm.get("tokenizer"), dict),
+        "data.fingerprint": isinstance(data, dict) and isinstance(data.get("fingerprint"), dict),
+    }
+    missing = [name for name, there in parts.items() if not there]
+    if missing:
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint: it lacks {missing[0]}",
+            "only checkpoints written by llm train can be used",
+        )
 
 
 def whole(*, config: dict[str, Any], tokenizer: Tokenizer, manifest: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -152,8 +152,9 @@ def load(path: Path, *, packages: Sequence[str] = ()) -> Loaded:
     config = llm["config"]
     tokenizer = store.from_files(llm["tokenizer"])
     allowed = configs.trusted(packages)
-    model = configs.build(config["model"], trusted=allowed)
-    task = configs.build(config["task"], trusted=allowed)(model=model)
+    saved = OmegaConf.create(config)
+    model = configs.build(saved.model, trusted=allowed)
+    task = configs.build(saved.task, trusted=allowed)(model=model)
     if tokenizer.vocab_size != config["facts"]["vocab_size"]:
         raise CheckpointError(
             f"{path}: its tokenizer has {tokenizer.vocab_size} ids and its model {config['facts']['vocab_size']}",

@@ -6,7 +6,6 @@ and status.json ({"state": "running|completed|interrupted|failed", ...}, rewritt
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -17,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from llmcli import files
 from llmcli.errors import CheckpointError, InputError
 
 ROOT = Path("runs")
@@ -81,7 +81,7 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
     from omegaconf import OmegaConf
 
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
+    files.write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
 
 
 def resolve(ckpt: str | None, purpose: Purpose, root: Path = ROOT) -> Path:
@@ -118,21 +118,6 @@ def folder_of(checkpoint: Path) -> Path | None:
     return folder if (folder / "config.yaml").exists() else None
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a small JSON file in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 @dataclass(frozen=True, slots=True)
 class Summary:
     """One line of `llm runs`."""
@@ -149,7 +134,7 @@ class Summary:
 
 
 def summarise(folder: Path) -> Summary:
-    status = read_json(folder / "status.json")
+    status = files.read_json(folder / "status.json")
     choices = status.get("choices", {})
     state = status.get("state", "?")
     if state == "running" and not _alive(status.get("pid"), status.get("host"), folder):

@@ -9,7 +9,6 @@ A job's folder is its run folder; beside the run's own files it holds `job.json`
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import shlex
@@ -30,7 +29,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from llmcli import config, ui
+from llmcli import config, files, ui
 from llmcli.errors import InputError
 
 _POLL_SECONDS = 0.1
@@ -66,7 +65,7 @@ class Job:
 
     def metric(self, name: str) -> float | None:
         """A final figure of the run, None where there is none or it is not a number."""
-        value = _read_json(self.folder / "metrics.json").get(name)
+        value = files.read_json(self.folder / "metrics.json").get(name)
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
     def last_line(self) -> str:
@@ -304,7 +303,7 @@ def _termination_raises() -> Iterator[None]:
 
 def _recall(job: Job) -> None:
     """Take over what an earlier run of this sweep has finished. Raises InputError if the folder is another job's."""
-    noted = _read_json(job.folder / "job.json")
+    noted = files.read_json(job.folder / "job.json")
     if not noted:
         return
     if noted.get("overrides") != job.overrides:
@@ -318,19 +317,8 @@ def _recall(job: Job) -> None:
 
 
 def _note_down(job: Job) -> None:
-    path = job.folder / "job.json"
-    temporary = path.with_suffix(".json.tmp")
     noted = {"overrides": job.overrides, "exit_code": job.exit_code, "seconds": round(job.seconds, 3)}
-    temporary.write_text(json.dumps(noted, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # not there yet, or being written
-        return {}
-    return found if isinstance(found, dict) else {}
+    files.write_json(job.folder / "job.json", noted)
 
 
 def _visible_devices() -> list[str]:
@@ -344,19 +332,19 @@ def _visible_devices() -> list[str]:
 
 
 def _row(job: Job, common: frozenset[str]) -> tuple[object, ...]:
-    status = _read_json(job.folder / "status.json") if job.state in ("running", "done", "kept") else {}
+    status = files.read_json(job.folder / "status.json") if job.state in ("running", "done", "kept") else {}
     step, total = status.get("step"), status.get("total_steps")
     steps = "" if step is None else f"{step}/{total}" if total else f"{step}"
     left = status.get("seconds_left") if job.state == "running" else None
     loss = job.metric("val_loss") if job.finished else status.get("val_loss")
-    return job.number, job.name(common), job.state, steps, _figure(loss, ""), "" if left is None else _clock(left)
+    return job.number, job.name(common), job.state, steps, _figure(loss, ""), "" if left is None else ui.clock(left)
 
 
 def _ending(job: Job, common: frozenset[str]) -> str:
     if job.state == "done":
         loss = job.metric("val_loss")
         scored = "" if loss is None else f"   val_loss {loss:.4f}"
-        return f"job {job.number} done in {_clock(job.seconds)}{scored}   {job.name(common)}"
+        return f"job {job.number} done in {ui.clock(job.seconds)}{scored}   {job.name(common)}"
     return f"job {job.number} failed with exit code {job.exit_code}   {job.name(common)}   {job.last_line()}"
 
 
@@ -394,9 +382,3 @@ def _again(command: str, overrides: Sequence[str], config_dirs: Sequence[str], f
 
 def _figure(value: float | None, missing: str = "-") -> str:
     return missing if value is None else f"{value:.4f}"
-
-
-def _clock(seconds: float) -> str:
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole // 60 % 60
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -153,6 +153,13 @@ class LiveTable:
             self._live.update(_table(shown, self._headers, self._right), refresh=True)
 
 
+def clock(seconds: float) -> str:
+    """75.2 -> "1:15", 4000 -> "1:06:40"."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
 def silence() -> None:
     """Throw away what is still to be written: the reader of our pipe has gone."""
     devnull = os.open(os.devnull, os.O_WRONLY)

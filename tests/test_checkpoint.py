@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import llmcli
-from llmcli import checkpoint, runs
+from llmcli import checkpoint, files, runs
 from llmcli.errors import CheckpointError, LLMError
 
 TINY = ["model=transformer", "model.n_heads=2", "model.ngram_rows=[64]"]
@@ -141,51 +141,38 @@ def test_a_tokenizer_of_another_run_is_noticed(run, llm, small, tmp_path):
         checkpoint.load(_rewrite(run / "checkpoints" / "best.ckpt", swap))
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path):
-    path = tmp_path / "last.ckpt"
-    checkpoint.atomic_write(path, lambda file: torch.save({"step": 1}, file))
-
-    def fails_half_way(file):
-        file.write(b"x" * 1000)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(LLMError, match="No space left on device"):
-        checkpoint.atomic_write(path, fails_half_way)
-    assert torch.load(path, weights_only=True) == {"step": 1}
-    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["last.ckpt"]
-
-
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
-def test_torch_save_on_a_really_full_device_is_understood(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch):
+    """torch.save wraps the error of a disk that is really full in one of its own."""
     path = tmp_path / "last.ckpt"
-    checkpoint.atomic_write(path, lambda file: torch.save({"step": 1}, file))
+    checkpoint.save({"step": 1}, path)
+    written = torch.save
 
-    def save(file):
+    def to_a_full_device(content, file):
         with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
-            torch.save({"step": torch.zeros(100_000)}, full)
+            written(content, full)
 
-    with pytest.raises(LLMError, match="No space left on device"):
-        checkpoint.atomic_write(path, save)
+    monkeypatch.setattr(torch, "save", to_a_full_device)
+    with pytest.raises(LLMError, match=f"cannot write {path}: No space left on device"):
+        checkpoint.save({"step": torch.zeros(100_000)}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_a_full_disk_ends_training_with_code_1_and_keeps_the_run(llm, small, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    written = checkpoint.atomic_write
+    written = torch.save
 
-    def full_after_the_first(path, write):
+    def full_after_the_first(content, file):
         if any((folder / "checkpoints").glob("*.ckpt")):
-            write = _fail
-        written(path, write)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written(content, file)
 
-    def _fail(file):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(checkpoint, "atomic_write", full_after_the_first)
+    monkeypatch.setattr(torch, "save", full_after_the_first)
     result = llm("train", *small, *TINY, f"hydra.run.dir={folder}")
     assert result.code == 1
     assert "No space left on device" in result.err
-    assert runs.read_json(folder / "status.json")["state"] == "failed"
+    assert files.read_json(folder / "status.json")["state"] == "failed"
     assert checkpoint.load(runs.resolve(str(folder), "use")).task is not None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcli import checkpoint, runs
+from llmcli import checkpoint, files, runs
 from llmcli.callbacks.history import History, read_rows
 from llmcli.callbacks.steps import StepSeeds
 
@@ -57,38 +58,58 @@ def _assert_equal(a: object, b: object) -> None:
         assert a == b
 
 
+@pytest.fixture
+def seven(small, tmp_path, corpus) -> list[str]:
+    """Overrides of a run with 7 batches an epoch, an odd number, so that an epoch ends within a few steps."""
+    text = tmp_path / "seven.txt"
+    text.write_text("".join(corpus.read_text().splitlines(keepends=True)[:320]))
+    return [*small, f"data.path={text}", "batch.size=16", "batch.seq_len=64", "callbacks.checkpoints.every=0.000001"]
+
+
+def test_the_small_corpus_has_seven_batches_an_epoch(llm, seven):
+    tokens = json.loads(llm("train", *seven, *TRANSFORMER, "--dry-run", "--json").out)["train_tokens"]
+    assert (tokens - 1) // (16 * 64) == 7
+
+
+@pytest.mark.parametrize("way", ["killed", "asked"])
 @pytest.mark.parametrize(
-    ("model", "accumulate", "steps"),
-    [(TRANSFORMER, 1, 12), (LSTM, 1, 12), (TRANSFORMER, 3, 8), (LSTM, 2, 8)],
-    ids=["transformer", "lstm", "transformer-accumulated", "lstm-accumulated"],
+    ("model", "accumulate", "val_every", "steps"),
+    [(TRANSFORMER, 1, 5, 17), (LSTM, 1, 3, 17), (TRANSFORMER, 2, 3, 10), (LSTM, 2, 2, 8), (TRANSFORMER, 3, 1, 6)],
+    ids=["transformer", "lstm", "transformer-2", "lstm-2", "transformer-3"],
 )
 def test_a_run_stopped_anywhere_and_resumed_is_the_run_never_stopped(
-    llm, small, tmp_path, monkeypatch, model, accumulate, steps
+    llm, seven, tmp_path, monkeypatch, model, accumulate, val_every, steps, way
 ):
-    # about 30 batches an epoch here, so that the larger runs cross its end
+    """Killed (a kill -9: nothing more is saved) or asked to stop (Ctrl-C), within an epoch and at its edge."""
     common = [
-        *small, *model, f"trainer.accumulate={accumulate}", f"trainer.max_steps={steps}",
-        "batch.size=32", "batch.seq_len=64", "callbacks.checkpoints.every=0.000001",
+        *seven, *model, f"trainer.accumulate={accumulate}", f"trainer.val_every={val_every}",
+        f"trainer.max_steps={steps}",
     ]  # fmt: skip
     whole = tmp_path / "whole"
     assert llm("train", *common, f"hydra.run.dir={whole}").code == 0
+    epoch = 7 // accumulate * accumulate
+    assert steps * accumulate > 2 * epoch, "the run crosses two epochs"
     rng = random.Random(accumulate)
-    for kill_at in sorted(rng.sample(range(2, steps * accumulate), 4)):
-        broken = tmp_path / f"killed-{kill_at}"
-        counted = StepSeeds.on_train_batch_start
+    for stop_at in sorted({epoch - 1, epoch, rng.randrange(epoch + 1, steps * accumulate - 1)}):
+        broken = tmp_path / f"{way}-{stop_at}"
+        started = StepSeeds.on_train_batch_start
 
-        def kill(self, trainer, module, batch, batch_idx, at=kill_at, counted=counted):
+        def stop(self, trainer, module, batch, batch_idx, at=stop_at, started=started):
             if trainer.fit_loop.epoch_loop.total_batch_idx == at:
-                raise Killed
-            counted(self, trainer, module, batch, batch_idx)
+                if way == "killed":
+                    raise Killed
+                signal.raise_signal(signal.SIGINT)
+            started(self, trainer, module, batch, batch_idx)
 
         with monkeypatch.context() as patch:
-            patch.setattr(StepSeeds, "on_train_batch_start", kill)
-            with pytest.raises(Killed):
-                llm("train", *common, f"hydra.run.dir={broken}")
-        if (broken / "checkpoints" / "last.ckpt").exists():
-            assert llm("train", f"resume={broken}").code == 0
-            _assert_same_run(whole, broken)
+            patch.setattr(StepSeeds, "on_train_batch_start", stop)
+            if way == "killed":
+                with pytest.raises(Killed):
+                    llm("train", *common, f"hydra.run.dir={broken}")
+            else:
+                assert llm("train", *common, f"hydra.run.dir={broken}").code == 130
+        assert llm("train", f"resume={broken}").code == 0
+        _assert_same_run(whole, broken)
 
 
 def test_resume_depends_on_the_step_seeds(llm, small, tmp_path, monkeypatch):
@@ -172,7 +193,7 @@ def test_a_signal_saves_and_says_how_to_go_on(llm, small, tmp_path, number, code
     assert "stopping after this step" in output
     assert f"go on with: llm train resume={folder}" in output
     assert "Traceback" not in output
-    assert runs.read_json(folder / "status.json")["state"] == "interrupted"
+    assert files.read_json(folder / "status.json")["state"] == "interrupted"
     stopped_at = _last(folder)["global_step"]
     assert 20 <= stopped_at < 400
     steps = stopped_at + 3

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli import runs
+from llmcli import files
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def run(trained, tmp_path) -> Path:
 
 
 def state(folder: Path, **changes: object) -> None:
-    runs.write_json(folder / "status.json", {**runs.read_json(folder / "status.json"), **changes})
+    files.write_json(folder / "status.json", {**files.read_json(folder / "status.json"), **changes})
 
 
 def test_list(llm, run):
     result = llm("runs")
     header, row = result.out.splitlines()
     assert header.split() == ["run", "task", "model", "data", "val", "loss", "status", "step", "MB"]
-    best = runs.read_json(run / "status.json")["best_val_loss"]
+    best = files.read_json(run / "status.json")["best_val_loss"]
     name, task, model, data, loss, status, step, size = row.split()
     assert (name, task, model) == ("runs/text-transformer/one", "language_modeling", "transformer")
     assert (data, loss, status, step) == ("text", f"{best:.4f}", "completed", "12") and float(size) > 0
@@ -56,7 +56,7 @@ def test_another_folder_of_runs(llm, run, tmp_path):
 @pytest.mark.parametrize("name", ["runs/text-transformer/one", "text-transformer/one", "latest"])
 def test_show(llm, run, name):
     result = llm("runs", "show", name)
-    figures = runs.read_json(run / "metrics.json")
+    figures = files.read_json(run / "metrics.json")
     assert result.code == 0 and "checkpoints/best.ckpt" in result.out and str(figures["steps"]) in result.out
     content = json.loads(llm("runs", "show", name, "--json").out)
     assert set(content) == {"run", "status", "metrics", "files"}

@@ -13,7 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 import llmcli
-from llmcli import checkpoint, config, runs
+from llmcli import checkpoint, config, files
 from llmcli.callbacks.history import COLUMNS, read_rows
 
 CONFIGS = config.config_dir()
@@ -93,11 +93,11 @@ def test_a_run_folder_is_whole(trained):
     saved = OmegaConf.load(trained / "config.yaml")
     assert saved.facts.vocab_size == saved.model.vocab_size == 272
     assert saved.trainer.precision in ("32-true", "bf16-mixed") and saved.trainer.compile is False
-    assert runs.read_json(trained / "status.json")["state"] == "completed"
+    assert files.read_json(trained / "status.json")["state"] == "completed"
 
 
 def test_metrics_json(trained):
-    figures = runs.read_json(trained / "metrics.json")
+    figures = files.read_json(trained / "metrics.json")
     assert set(figures) == {
         "val_loss", "val_perplexity", "val_accuracy", "val_bits_per_byte", "val_bits_per_character", "perplexity",
         "best_step", "steps", "tokens", "seconds", "tokens_per_second", "floor_loss", "run",
@@ -128,7 +128,7 @@ def test_stdout_is_empty_or_one_object(llm, small, tmp_path):
     assert quiet.code == 0 and quiet.out == "" and "llm generate ckpt=quiet" in quiet.err
     spoken = llm("train", *small, *TINY, "trainer.max_steps=2", "hydra.run.dir=spoken", "--json")
     [line] = spoken.out.splitlines()
-    assert json.loads(line) == runs.read_json(tmp_path / "spoken" / "metrics.json")
+    assert json.loads(line) == files.read_json(tmp_path / "spoken" / "metrics.json")
     assert "\x1b" not in quiet.err + spoken.err
 
 
@@ -159,7 +159,7 @@ def test_the_first_budget_that_is_used_up_ends_the_run_with_a_validation(train, 
     folder = train("trainer.max_steps=null", "trainer.val_every=4", *budget)
     assert checkpoint.read(folder / "checkpoints" / "last.ckpt")["global_step"] == steps_done
     assert int(validations(folder)[-1]["step"]) == steps_done
-    assert runs.read_json(folder / "metrics.json")["steps"] == steps_done
+    assert files.read_json(folder / "metrics.json")["steps"] == steps_done
 
 
 def test_epochs(train, llm, small):
@@ -192,11 +192,11 @@ def test_the_schedule_follows_whichever_budget_is_set(train):
 
 def test_a_run_that_is_done_takes_no_further_step(train, llm):
     folder = train()
-    before, figures = weights(folder), runs.read_json(folder / "metrics.json")
+    before, figures = weights(folder), files.read_json(folder / "metrics.json")
     result = llm("train", f"resume={folder}")
     assert result.code == 0 and "step 6 is the end of the budget" in result.err
     assert same(weights(folder), before)
-    after = runs.read_json(folder / "metrics.json")
+    after = files.read_json(folder / "metrics.json")
     assert all(after[key] == figures[key] for key in ("val_loss", "steps", "tokens", "best_step"))
     assert llm("train", f"resume={folder}", "trainer.max_steps=8").code == 0
     assert int(steps(folder)[-1]["step"]) == 8
@@ -269,8 +269,8 @@ def test_the_average_of_the_weights_is_what_is_validated_saved_and_scored(train,
     assert not same(weights(plain, "best"), weights(averaged, "best"))
     assert [row["loss"] for row in steps(plain)] == [row["loss"] for row in steps(averaged)]
     figures = json.loads(llm("eval", f"ckpt={averaged}", "accelerator=cpu", "--json").out)
-    assert figures["loss"] == pytest.approx(runs.read_json(averaged / "metrics.json")["val_loss"], rel=1e-6)
-    assert figures["loss"] != pytest.approx(runs.read_json(plain / "metrics.json")["val_loss"], rel=1e-6)
+    assert figures["loss"] == pytest.approx(files.read_json(averaged / "metrics.json")["val_loss"], rel=1e-6)
+    assert figures["loss"] != pytest.approx(files.read_json(plain / "metrics.json")["val_loss"], rel=1e-6)
 
 
 # -- every option of the groups ------------------------------------------------------------------------------------
@@ -407,7 +407,7 @@ def test_a_model_of_ones_own_is_two_files_and_trusted_by_name(llm, small, tmp_pa
     monkeypatch.setenv("LLM_TRUST", "other, one_token_models")
     assert llm("generate", "ckpt=own", "--prompt", "the cat", "max_new_tokens=3").out.startswith("the cat")
     figures = json.loads(llm("eval", "ckpt=own", "--json").out)
-    assert figures["loss"] == pytest.approx(runs.read_json(Path("own/metrics.json"))["val_loss"], rel=1e-6)
+    assert figures["loss"] == pytest.approx(files.read_json(Path("own/metrics.json"))["val_loss"], rel=1e-6)
     assert llm("train", "resume=own", "trainer.max_steps=8").code == 0
 
 
@@ -431,7 +431,7 @@ def evaluate(llm, *more: str) -> dict:
 
 
 def test_eval_reports_what_the_run_reported(llm, learned):
-    figures, reported = evaluate(llm, f"ckpt={learned}"), runs.read_json(learned / "metrics.json")
+    figures, reported = evaluate(llm, f"ckpt={learned}"), files.read_json(learned / "metrics.json")
     assert set(figures) == {
         "loss", "perplexity", "accuracy", "bits_per_byte", "bits_per_character", "split", "tokens", "unknown",
         "seconds", "ckpt",

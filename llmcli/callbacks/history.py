@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import platform
 import time
@@ -14,7 +15,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
-from llmcli import runs
+from llmcli import files
 from llmcli.tasks.base import Task
 from llmcli.trainer import Budget
 
@@ -167,13 +168,11 @@ class History(pl.Callback):
             csv.DictWriter(file, self._fields).writerow({k: _short(v) for k, v in row.items()})
 
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        path = self._folder / "metrics.csv"
-        temporary = path.with_name(".metrics.csv")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self._fields)
-            writer.writeheader()
-            writer.writerows(rows)
-        temporary.replace(path)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._fields)
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write_atomic(self._folder / "metrics.csv", text.getvalue().encode())
 
     @rank_zero_only
     def _keep_rows_up_to(self, step: int) -> None:
@@ -187,7 +186,7 @@ class History(pl.Callback):
     def write_status(self, state: str) -> None:
         now = self.now
         self._status_written = now.seconds
-        runs.write_json(
+        files.write_json(
             self._folder / "status.json",
             {
                 "state": state,
@@ -203,6 +202,7 @@ class History(pl.Callback):
                 "host": platform.node(),
                 **self._about,
             },
+            sync=False,  # it is written again soon, and training should not wait for the disk
         )
 
     # -- checkpoints -------------------------------------------------------------------------------------------

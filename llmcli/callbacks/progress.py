@@ -15,13 +15,6 @@ from llmcli.callbacks.history import History, Now
 from llmcli.trainer import Budget
 
 
-def clock(seconds: float) -> str:
-    """75.2 -> "1:15", 4000 -> "1:06:40"."""
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
-
-
 class _Figures(ProgressColumn):
     """Loss, validation and speed, as the last row of the history has them."""
 
@@ -89,7 +82,7 @@ class ProgressBar(pl.Callback):
             parts.append(f"{now.tokens_per_second:,.0f} tok/s")
         left = self._history.seconds_left()
         if left is not None and now.step:
-            parts.append(f"{clock(left)} left")
+            parts.append(f"{ui.clock(left)} left")
         return "  ".join(parts)
 
     def _update(self, now: Now) -> None:

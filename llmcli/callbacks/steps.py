@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 from types import FrameType
 from typing import Any
@@ -13,12 +12,8 @@ import torch
 from llmcli import ui
 from llmcli.callbacks.checkpoints import Checkpoints, validation_due
 from llmcli.callbacks.history import History
+from llmcli.seeds import mix
 from llmcli.trainer import Budget
-
-
-def mix(*parts: object) -> int:
-    """A 63-bit seed from any plain values, the same in every process and Python version."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
 
 
 class StepSeeds(pl.Callback):

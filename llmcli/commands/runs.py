@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from llmcli import runs, ui
+from llmcli import files, runs, ui
 from llmcli.errors import InputError
 
 
@@ -64,10 +64,10 @@ def _list(root: Path, as_json: bool) -> int:
 
 
 def _show(folder: Path, as_json: bool) -> int:
-    status, figures = runs.read_json(folder / "status.json"), runs.read_json(folder / "metrics.json")
-    files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
+    status, figures = files.read_json(folder / "status.json"), files.read_json(folder / "metrics.json")
+    sizes = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
     if as_json:
-        ui.out_json({"run": str(folder), "status": status, "metrics": figures, "files": files})
+        ui.out_json({"run": str(folder), "status": status, "metrics": figures, "files": sizes})
         return 0
     ui.out(str(folder))
     ui.table(
@@ -80,7 +80,7 @@ def _show(folder: Path, as_json: bool) -> int:
         stdout=True,
     )
     ui.table(
-        [(name, f"{size / 1e6:,.2f}") for name, size in files.items()],
+        [(name, f"{size / 1e6:,.2f}") for name, size in sizes.items()],
         ("file", "MB"),
         right=(1,),
         stdout=True,

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from llmcli import config as configs
-from llmcli import runs, ui
+from llmcli import files, runs, ui
 from llmcli.errors import InputError
 
 # What a resumed run may change: how long it goes on, and how it reports.
@@ -59,7 +59,7 @@ def _resume(cfg: DictConfig, launch: configs.Launch) -> int:
         if key.startswith(("trainer.", "callbacks.")):
             OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
     saved.json = cfg.json
-    choices = runs.read_json(folder / "status.json").get("choices", {})
+    choices = files.read_json(folder / "status.json").get("choices", {})
     return _train(saved, choices, run_dir=str(folder), resumed=(path, content["llm"]))
 
 

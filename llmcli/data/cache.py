@@ -1,13 +1,14 @@
-"""Where prepared data lives, and the small file operations that keep it whole."""
+"""Where prepared data lives, and hashes of values and files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from llmcli import files
 
 BLOCK = 1 << 20
 # hashing a smaller file costs no more than looking its digest up
@@ -38,33 +39,8 @@ def sha256_file(path: Path) -> str:
     if known.is_file():
         return known.read_text(encoding="ascii")
     value = _hash(path)
-    write_atomic(known, value.encode("ascii"))
+    files.write_atomic(known, value.encode("ascii"))
     return value
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """The file has its old content or the new one, never a part: written beside, flushed, renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _hash(path: Path) -> str:

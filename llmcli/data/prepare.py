@@ -22,7 +22,8 @@ from typing import IO, Any
 import numpy as np
 from filelock import FileLock
 
-from llmcli.data.cache import cache_root, digest, sync_folder
+from llmcli import files
+from llmcli.data.cache import cache_root, digest
 from llmcli.data.records import Text
 from llmcli.data.shards import ShardFile, TokenShards, id_dtype
 from llmcli.data.source import Report, TextSource
@@ -130,9 +131,9 @@ def prepare(
         temporary.mkdir()
         try:
             _write(source, tokenizer, temporary, {**wanted, "key": key, "content": digest(fingerprint)}, report)
-            sync_folder(temporary)
+            files.sync_folder(temporary)
             temporary.rename(folder)
-            sync_folder(root)
+            files.sync_folder(root)
         except OSError as err:
             shutil.rmtree(temporary, ignore_errors=True)
             if err.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -177,14 +178,14 @@ def _write(
         raise InputError("data.eos is on, but this tokenizer has no end-of-text token", "data.eos=false")
     (folder / "tokenizer").mkdir()
     for name, content in store.to_files(tokenizer).items():
-        _write_synced(folder / "tokenizer" / name, content)
+        files.write_atomic(folder / "tokenizer" / name, content)
     manifest |= {
         "origin": source.describe(),
         "dtype": id_dtype(tokenizer.vocab_size),
         "tokenizer_sha256": store.fingerprint(tokenizer),
         "splits": {split: _encode(source, split, tokenizer, folder, report) for split in source.splits},
     }
-    _write_synced(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    files.write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
 def _encode(source: TextSource, split: str, tokenizer: Tokenizer, folder: Path, report: Report) -> dict[str, Any]:
@@ -289,13 +290,6 @@ def _load(folder: Path, given: Tokenizer | None, *, fresh: bool) -> Prepared:
 
 def _damaged(folder: Path, what: str) -> InputError:
     return InputError(f"prepared data is damaged: {what}", f"delete {folder}; the next run prepares it again")
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _step_key(step: Callable[[str], str]) -> list[Any]:

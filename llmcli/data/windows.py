@@ -7,7 +7,6 @@ of them: T inputs, and the same shifted by one as labels).
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -16,14 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from llmcli.data.shards import TokenShards
+from llmcli.losses import IGNORED
+from llmcli.seeds import mix
 
-IGNORED = -100  # a label that is not scored
 Batch = dict[str, Any]
-
-
-def mix(*parts: object) -> int:
-    """A seed in [0, 2^63) from anything with a stable repr."""
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little") >> 1
 
 
 class Plan(ABC):
@@ -44,7 +39,8 @@ class TrainingWindows(Plan):
     """B windows a batch, shuffled anew every epoch, or continuing as B parallel streams (`contiguous`).
 
     Windows begin at an offset drawn for each epoch, so that the cuts fall elsewhere. What does not fill a
-    batch of every rank is left out: fewer than B T world tokens, others each epoch.
+    group of batches (an optimizer step) of every rank is left out: fewer than B T group world tokens, others each
+    epoch.
     """
 
     def __init__(
@@ -55,12 +51,13 @@ class TrainingWindows(Plan):
         seq_len: int,
         seed: int,
         contiguous: bool,
+        group: int = 1,
         rank: int = 0,
         world: int = 1,
     ) -> None:
         self.tokens, self.size, self.seq_len, self.seed = tokens, size, seq_len, seed
         self.contiguous, self.rank, self.world = contiguous, rank, world
-        self._length = (len(tokens) - 1) // (seq_len * size * world)
+        self._length = (len(tokens) - 1) // (seq_len * size * group * world) * group
         self._starts: tuple[int, NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from llmcli import files
 from llmcli.callbacks.history import read_rows
 
 
@@ -57,8 +58,6 @@ def draw(folder: Path, *, floor: float | None) -> Path:
         margin = 0.06 * max(top - bottom, 0.1)
         axes.set_ylim(bottom - margin, top + 2 * margin)
     path = folder / "curves.png"
-    temporary = folder / ".curves.png"
-    figure.savefig(temporary, format="png")
+    files.write_atomic(path, lambda file: figure.savefig(file, format="png"))
     plt.close(figure)
-    temporary.replace(path)
     return path

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmcli import checkpoint, runs, ui
+from llmcli import checkpoint, files, runs, ui
 from llmcli import config as configs
 from llmcli.assembly import Parts, matrix_parameters
 from llmcli.callbacks.history import History
-from llmcli.callbacks.progress import clock
 from llmcli.data.prepare import Prepared
 from llmcli.evaluation import evaluate
 from llmcli.models import ngram
@@ -50,7 +49,7 @@ def introduce(parts: Parts) -> None:
     if budget.steps is not None:
         lengths.append(f"{budget.steps:,} steps ({count(parts.planned_tokens or 0)} tokens)")
     if budget.seconds is not None:
-        lengths.append(clock(budget.seconds))
+        lengths.append(ui.clock(budget.seconds))
     if task.single_pass:
         ui.say("optimizer", "none: the text is counted once")
         return ui.say("machine", describe_device(parts.device, parts.ranks))
@@ -67,7 +66,7 @@ def dry_run(parts: Parts) -> None:
     weights = sum(p.numel() * p.element_size() for p in parts.task.parameters())
     moments = 2  # the most that a shipped optimizer keeps per weight
     tokens = parts.planned_tokens
-    per_epoch = parts.data.tokens_per_batch * parts.data.batches_per_epoch
+    per_epoch = parts.data.tokens_per_batch * parts.data.batches_per_epoch(parts.ranks) * parts.ranks
     report: dict[str, Any] = {
         "parameters": sum(p.numel() for p in parts.task.parameters()),
         "weights_mb": round(weights / 1e6, 1),
@@ -124,10 +123,10 @@ def sum_up(parts: Parts, history: History, *, folder: Path, prompt: str) -> dict
         "floor_loss": floor,
         "run": str(folder),
     }
-    runs.write_json(folder / "metrics.json", figures)
+    files.write_json(folder / "metrics.json", figures)
     curves = draw(folder, floor=floor)
     at = "" if now.best_step is None else f"          validation   best at step {now.best_step:,}"
-    ui.note(f"done in {clock(history.elapsed())}{at}")
+    ui.note(f"done in {ui.clock(history.elapsed())}{at}")
     if best:
         shown = {"perplexity": "perplexity", "bits_per_byte": "bits/byte", "accuracy": "accuracy"}
         line = [f"loss {best['loss']:.3f} nats/token"]
@@ -159,7 +158,7 @@ def _score_best(parts: Parts, folder: Path) -> dict[str, float]:
 def ngram_floor(prepared: Prepared) -> float | None:
     """Validation loss of the interpolated Kneser-Ney model on the same tokens, computed once for prepared data."""
     path = prepared.path / "floor.json"
-    known = runs.read_json(path).get("loss")
+    known = files.read_json(path).get("loss")
     if known is None:
         train, val = prepared.split("train"), prepared.split("val")
         known = ngram.floor(
@@ -168,5 +167,5 @@ def ngram_floor(prepared: Prepared) -> float | None:
             prepared.tokenizer.vocab_size,
             order=FLOOR_ORDER,
         )
-        runs.write_json(path, {"loss": known, "order": FLOOR_ORDER})
+        files.write_json(path, {"loss": known, "order": FLOOR_ORDER})
     return float(known)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from llmcli.decoding.base import StepOutput
 from llmcli.errors import InputError
+from llmcli.losses import IGNORED
 from llmcli.models.base import State
 from llmcli.models.ngram import NGram
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
@@ -60,7 +61,7 @@ class Counting(Task):
     def _step(self, batch: Batch, stage: Stage) -> StepResult:
         loss = 0.0
         for ids, labels in zip(batch["ids"].cpu().numpy(), batch["labels"].cpu().numpy(), strict=True):
-            scored = labels != -100  # padding is on the right; with a stride the first labels only give context
+            scored = labels != IGNORED  # padding is on the right; with a stride the first labels only give context
             tokens = np.append(ids, np.where(scored, labels, ids[-1])[-1])  # the row and the label of its last id
             loss -= float(self.model.log_prob(tokens)[1:][scored].sum())
         return StepResult(loss=torch.tensor(loss, dtype=torch.float64), n=batch["n_tokens"])

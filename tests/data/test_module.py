@@ -5,8 +5,8 @@ import pytorch_lightning as pl
 import torch
 
 from llmcli.data.module import WindowData
-from llmcli.data.windows import IGNORED
 from llmcli.errors import InputError
+from llmcli.losses import IGNORED
 
 
 def make(prepared, **changes):
@@ -20,7 +20,7 @@ def scored(loader):
 
 def test_sizes(prepared):
     data = make(prepared(1000, 100))
-    assert data.batches_per_epoch == len(data.train_dataloader()) == 999 // 64
+    assert data.batches_per_epoch(1) == len(data.train_dataloader()) == 999 // 64
     assert data.tokens_per_batch == next(iter(data.train_dataloader()))["n_tokens"] == 64
     assert len(next(iter(data.eval_loader("train")))["ids"]) == 8
     assert len(next(iter(make(prepared(1000, 100), eval_size=3).eval_loader("train")))["ids"]) == 3
@@ -55,7 +55,7 @@ def test_ranks_share_an_epoch(prepared):
     for rank in range(2):
         data = make(prepared(1000))
         data.trainer = Rank(rank)
-        assert data.batches_per_epoch == 999 // 128
+        assert data.batches_per_epoch(2) == 999 // 128
         found.append(list(data.train_dataloader()))
     assert len(found[0]) == len(found[1]) == 7
     assert not any(torch.equal(a["ids"], b["ids"]) for a, b in zip(*found, strict=True))
@@ -74,18 +74,32 @@ def test_ranks_share_a_validation_unless_one_is_alone(prepared, contiguous):
 
 def test_a_text_shorter_than_a_window(prepared):
     with pytest.raises(InputError, match="the train split has 16 tokens, fewer than the 17 of one window") as caught:
-        _ = make(prepared(16)).batches_per_epoch
+        _ = make(prepared(16)).batches_per_epoch(1)
     assert "batch.seq_len=3 batch.size=4" in caught.value.hint
-    assert make(prepared(16), seq_len=3, size=4).batches_per_epoch == 1
+    assert make(prepared(16), seq_len=3, size=4).batches_per_epoch(1) == 1
 
 
 def test_fewer_windows_than_rows(prepared):
     message = r"100 tokens, 6 windows of batch.seq_len \(16\), fewer than batch.size \(8\)"
     with pytest.raises(InputError, match=message) as caught:
-        _ = make(prepared(100), size=8).batches_per_epoch
+        _ = make(prepared(100), size=8).batches_per_epoch(1)
     assert "batch.size=6" in caught.value.hint and "batch.seq_len=12" in caught.value.hint
-    assert make(prepared(100), size=6).batches_per_epoch == 1
-    assert make(prepared(100), size=8, seq_len=12).batches_per_epoch == 1
+    assert make(prepared(100), size=6).batches_per_epoch(1) == 1
+    assert make(prepared(100), size=8, seq_len=12).batches_per_epoch(1) == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4, 7])
+def test_an_epoch_is_a_whole_number_of_steps(prepared, accumulate):
+    data = make(prepared(1000), accumulate=accumulate)
+    assert data.batches_per_epoch(1) == len(data.train_dataloader()) == 15 // accumulate * accumulate
+    assert data.batches_per_epoch(2) == 7 // accumulate * accumulate
+
+
+def test_fewer_batches_than_one_step_accumulates(prepared):
+    message = r"fills 15 batches, fewer than trainer.accumulate \(16\)"
+    with pytest.raises(InputError, match=message) as caught:
+        make(prepared(1000), accumulate=16).batches_per_epoch(1)
+    assert "trainer.accumulate=15" in caught.value.hint
 
 
 def test_a_validation_split_with_nothing_to_score(prepared):

@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmcli.data.windows import IGNORED, EvaluationStreams, EvaluationWindows, TrainingWindows
+from llmcli.data.windows import EvaluationStreams, EvaluationWindows, TrainingWindows
+from llmcli.losses import IGNORED
 
 few = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -41,16 +42,19 @@ def labels(found):
 )
 @few
 def test_an_epoch_scores_no_token_twice_and_almost_every_one(shards, count, size, seq_len, contiguous, data):
-    world = data.draw(st.integers(1, 3))
+    world, group = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
     tokens = shards(range(count))
     plans = [
-        TrainingWindows(tokens, size=size, seq_len=seq_len, seed=3, contiguous=contiguous, rank=rank, world=world)
+        TrainingWindows(
+            tokens, size=size, seq_len=seq_len, seed=3, contiguous=contiguous, group=group, rank=rank, world=world
+        )
         for rank in range(world)
     ]
+    assert len(plans[0]) % group == 0
     for epoch in range(2):
         found = [batch for plan in plans for batch in batches(plan, epoch)]
         if not found:
-            assert count - 1 < size * seq_len * world
+            assert count - 1 < size * seq_len * group * world
             continue
         for batch in found:
             check_shifted(batch)
@@ -58,7 +62,7 @@ def test_an_epoch_scores_no_token_twice_and_almost_every_one(shards, count, size
             assert "mask" not in batch
         scored = labels(found)
         assert len(scored) == len(scored.unique())
-        assert count - 1 - len(scored) < size * seq_len * world
+        assert count - 1 - len(scored) < size * seq_len * group * world
 
 
 def test_windows_are_cut_and_ordered_anew_each_epoch(shards):
