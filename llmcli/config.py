@@ -32,12 +32,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from llmcli import schema
 from llmcli.catalog import Catalog, config_dir
-from llmcli.errors import InputError
+from llmcli.errors import CheckpointError, InputError
 from llmcli.mistakes import did_you_mean, nearest, nearest_key
-from llmcli.trust import TRUSTED, check_targets, trusted
+from llmcli.trust import check_plain, check_targets, trusted
 
 __all__ = [
-    "TRUSTED",
     "Launch",
     "build",
     "capture",
@@ -130,10 +129,17 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def with_facts(cfg: DictConfig, facts: Mapping[str, Any]) -> DictConfig:
-    """A copy of the config whose `facts` hold what only the data and the tokenizer could tell."""
+    """A copy of the config whose `facts` hold what only the data and the tokenizer could tell.
+
+    Raises InputError where a value is text with `${`, which no checkpoint may hold.
+    """
     copy = cfg.copy()
     with open_dict(copy):
         copy.facts = {**_known(copy.get("facts")), **facts}
+    try:
+        check_plain(resolved(copy))
+    except CheckpointError as err:
+        raise InputError("a config value may not hold the characters ${ once it is resolved", str(err)) from err
     return copy
 
 
@@ -155,17 +161,19 @@ def validate(cfg: DictConfig) -> None:
 def build(node: Any, /, *, trusted: tuple[str, ...] | None = None, **extra: Any) -> Any:
     """What a config node describes: the object of its `_target_`, a partial where it says `_partial_: true`.
 
-    extra: arguments that only the program has (a module, a tokenizer), handed over as they are. With `trusted`, every
-    `_target_` below the node must be a class or function of those packages. Raises InputError naming the config key
-    for whatever the constructors refuse, CheckpointError for a target that is not trusted.
+    extra: arguments that only the program has (a module, a tokenizer), handed over as they are. trusted: the config
+    comes from a checkpoint; every `_target_` below the node must be one that its section may name (`llmcli.trust`), or
+    of these packages. None: the user wrote it. Raises InputError naming the config key for whatever the constructors
+    refuse, CheckpointError for a target that is not trusted.
     """
     if node is None:
         return None
     if not isinstance(node, DictConfig | ListConfig):
         node = OmegaConf.create(node)
-    if trusted is not None:
-        check_targets(OmegaConf.to_container(node, resolve=False), trusted)
     key = str(node._get_full_key(None))
+    if trusted is not None:
+        # no interpolation passes, so what is checked here is what is built
+        check_targets(OmegaConf.to_container(node, resolve=False), key.partition(".")[0], trusted)
     try:
         if not isinstance(node, DictConfig) or "_target_" not in node:
             return instantiate(node, _convert_="all", **extra)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from llmcli import config
-from llmcli.errors import CheckpointError, InputError
+from llmcli.errors import InputError
 from llmcli.schema import mismatch
 
 
@@ -281,40 +280,3 @@ def test_a_bug_in_a_constructor_stays_what_it_is(nested):
     cfg = toy(inner=bad) if nested else OmegaConf.create({"model": bad})
     with pytest.raises(KeyError, match="a bug"):
         config.build(cfg.model)
-
-
-@pytest.mark.parametrize(
-    "target",
-    [
-        "os.system",
-        "builtins.eval",
-        "torch.load",
-        "torch.hub.load",
-        "torch.utils.cpp_extension.load_inline",
-        "torch.nn.modules.module.torch.load",
-        "torch.nn.functional.relu",
-        "torch.nn.modules.module.warnings.warn",
-        "torch.optim.optimizer.os.system",
-        "llmcli.checkpoint.os.system",
-        "llmcli.heads.torch.load",
-        "llmcli.runs.delete",
-        "llmcli.cli.main",
-        "llmcli.ui.sys.exit",
-        "llmcli_evil.thing",
-    ],
-)
-@pytest.mark.parametrize("depth", ["top", "deep"])
-def test_a_checkpoint_may_not_name(target, depth):
-    node = (
-        {"_target_": target} if depth == "top" else {"_target_": "torch.nn.Linear", "x": [{"y": {"_target_": target}}]}
-    )
-    with pytest.raises(CheckpointError) as caught:
-        config.build(node, trusted=config.TRUSTED)
-    assert target in str(caught.value)
-
-
-def test_a_checkpoint_may_name_layers_and_optimizers():
-    node = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
-    assert isinstance(config.build(node, trusted=config.TRUSTED), torch.nn.Linear)
-    partial = config.build({"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}, trusted=config.TRUSTED)
-    assert partial([torch.nn.Parameter(torch.ones(1))]).defaults["lr"] == 0.1
