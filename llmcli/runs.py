@@ -154,8 +154,11 @@ def summarise(folder: Path) -> Summary:
 
 
 def _alive(pid: int | None, host: str | None, folder: Path) -> bool:
-    """Whether the process that writes status.json is still there; from another machine, whether it wrote lately."""
-    if host != platform.node() or not pid:
+    """Whether the process that writes status.json is still there; from another machine, whether it wrote lately.
+
+    So too on Windows, where the question would be a Ctrl-C to that process.
+    """
+    if host != platform.node() or not pid or os.name != "posix":
         return time.time() - (folder / "status.json").stat().st_mtime < 120
     try:
         os.kill(pid, 0)

@@ -163,7 +163,7 @@ class ProcessLauncher(Launcher):
         if devices and self.n_jobs > 1:
             env["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
         if not devices and self.n_jobs > 1:
-            env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // self.n_jobs)))
+            env.setdefault("OMP_NUM_THREADS", str(max(1, _processors() // self.n_jobs)))
         return env
 
     def _shared(self) -> list[str]:
@@ -253,7 +253,7 @@ def _start(job: Job, argv: Sequence[str], env: Mapping[str, str]) -> subprocess.
 
 
 def _finish(job: Job, process: subprocess.Popen[bytes]) -> None:
-    _kill_group(process, signal.SIGKILL)  # workers that outlived their job
+    _end_group(process, by_force=True)  # workers that outlived their job
     job.exit_code, job.seconds = process.returncode, time.monotonic() - job.started
     job.state = "done" if process.returncode == 0 else "failed"
     _note_down(job)
@@ -264,7 +264,7 @@ def _stop(running: Sequence[tuple[Job, subprocess.Popen[bytes]]], grace: float) 
     if running:
         ui.note(f"stopping {len(running)} jobs, which may save themselves first; Ctrl-C again kills them")
     for _, process in running:
-        _kill_group(process, signal.SIGTERM)
+        _end_group(process, by_force=False)
     deadline = time.monotonic() + grace
     try:
         for _, process in running:
@@ -272,15 +272,19 @@ def _stop(running: Sequence[tuple[Job, subprocess.Popen[bytes]]], grace: float) 
                 process.wait(max(0.0, deadline - time.monotonic()))
     finally:
         for job, process in running:
-            _kill_group(process, signal.SIGKILL)
+            _end_group(process, by_force=True)
             process.wait()
             job.exit_code, job.state = process.returncode, "stopped"
             _note_down(job)
 
 
-def _kill_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _end_group(process: subprocess.Popen[bytes], *, by_force: bool) -> None:
+    """Ask a job and the workers it started to end, or kill them. Windows knows neither groups nor asking."""
+    if os.name != "posix":
+        process.kill()
+        return
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal.SIGKILL if by_force else signal.SIGTERM)
 
 
 @contextlib.contextmanager
@@ -291,7 +295,7 @@ def _termination_raises() -> Iterator[None]:
         raise SystemExit(128 + number)
 
     before: dict[signal.Signals, Callable[..., Any] | int | None] = {}
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])):  # Windows has none
         with contextlib.suppress(ValueError):  # not the main thread: signals are not ours
             before[number] = signal.signal(number, leave)
     try:
@@ -319,6 +323,11 @@ def _recall(job: Job) -> None:
 def _note_down(job: Job) -> None:
     noted = {"overrides": job.overrides, "exit_code": job.exit_code, "seconds": round(job.seconds, 3)}
     files.write_json(job.folder / "job.json", noted)
+
+
+def _processors() -> int:
+    """How many this process may use; macOS and Windows only say how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _visible_devices() -> list[str]:

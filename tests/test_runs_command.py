@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmcli import files
+from llmcli import files, runs
 
 
 @pytest.fixture
@@ -113,6 +113,18 @@ def test_a_killed_run_is_called_so_and_may_go(llm, run):
     state(run, state="running", pid=2**22 + 1, host=platform.node())
     assert "killed" in llm("runs").out
     assert llm("runs", "delete", str(run), "--yes").code == 0 and not run.exists()
+
+
+@pytest.mark.parametrize(("age", "expected"), [(5, "running"), (500, "killed")])
+def test_windows_processes_are_not_asked_whether_they_live(run, monkeypatch, age, expected):
+    state(run, state="running", pid=os.getpid(), host=platform.node())
+    written = (run / "status.json").stat().st_mtime
+    os.utime(run / "status.json", (written - age, written - age))
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("signal 0 is Ctrl-C there"))
+    monkeypatch.setattr(os, "name", "nt")
+    found = runs.summarise(run).state
+    monkeypatch.undo()
+    assert found == expected
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmcli import cli
+from llmcli.sweep import _end_group
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_job.py"))]
 
@@ -115,6 +116,28 @@ def test_slots_share_the_gpus(tmp_path, monkeypatch):
     assert sweep(tmp_path, "trainer.max_steps=1,2", "hydra.launcher.n_jobs=2") == 0
     seen = {calls(tmp_path / str(job))[0]["env"]["CUDA_VISIBLE_DEVICES"] for job in range(2)}
     assert seen == {"4", "6"}
+
+
+def test_slots_share_the_processors_where_nothing_says_which_are_ours(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert sweep(tmp_path, "trainer.max_steps=1,2", "hydra.launcher.n_jobs=2") == 0
+    assert {calls(tmp_path / str(job))[0]["env"]["OMP_NUM_THREADS"] for job in range(2)} == {"3"}
+
+
+def test_a_job_is_ended_where_there_are_no_process_groups(monkeypatch):
+    monkeypatch.delattr(os, "killpg")  # as on Windows
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    monkeypatch.setattr(os, "name", "nt")
+    _end_group(process, by_force=False)
+    monkeypatch.undo()
+    assert process.wait(10) != 0
+
+
+def test_the_sweep_runs_without_sighup(tmp_path, monkeypatch):
+    monkeypatch.delattr(signal, "SIGHUP", raising=False)
+    assert sweep(tmp_path, "model=rnn") == 0
 
 
 def test_overrides_reach_the_jobs_as_they_were_typed(tmp_path):
