@@ -20,7 +20,9 @@ from llmcli.callbacks.history import History
 from llmcli.callbacks.progress import ProgressBar
 from llmcli.callbacks.samples import Samples
 from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
+from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared, prepare
+from llmcli.data.source import TextSource
 from llmcli.decoding.base import Strategy
 from llmcli.errors import InputError
 from llmcli.tasks.base import Task
@@ -40,7 +42,7 @@ class Parts:
     choices: Mapping[str, str]
     prepared: Prepared
     task: Task
-    data: Any  # the data module: tokens_per_batch, batches_per_epoch, eval_loader(split, stride, size, alone)
+    data: Any  # the data module: tokens_per_batch, batches_per_epoch(ranks), eval_loader(split, stride, size, alone)
     settings: TrainerSettings
     budget: Budget
     precision: precision.Choice
@@ -86,11 +88,30 @@ def prepare_data(
         )
 
 
-def prepare_as(cfg: DictConfig, tokenizer: Tokenizer) -> Prepared:
-    """The data of a run's config with the run's own tokenizer, from the run's cache entry where it is still there."""
-    prepared = prepare_data(cfg, trusted=configs.trusted())
+def prepare_as(
+    cfg: DictConfig, tokenizer: Tokenizer, fingerprint: Mapping[str, Any], *, trusted: tuple[str, ...], otherwise: str
+) -> Prepared:
+    """The data of a run's config with the run's own tokenizer, from the run's cache entry where it is still there.
+
+    fingerprint: of the source when the run began. Raises InputError where it has changed since, with the way out
+    `otherwise`, and where it would have to be downloaded: a config that comes with a file is not asked what to fetch.
+    """
+    source: TextSource = configs.build(cfg.data, trusted=trusted)
+    if absent := source.missing():
+        raise InputError(
+            f"the run's data is not on this machine any more: {absent[0]}",
+            "llm prepare data=... downloads it, for one whose name you know",
+        )
+    now = source.fingerprint()
+    if digest(now) != digest(fingerprint):
+        versions = [each.get("python") for each in (fingerprint, now)]
+        which = f": it was the documentation of Python {versions[0]}, this is Python {versions[1]}"
+        raise InputError(
+            f"the data has changed since the run began{which if versions[0] != versions[1] else ''}", otherwise
+        )
+    prepared = prepare_data(cfg, trusted=trusted)
     same = store.fingerprint(prepared.tokenizer) == store.fingerprint(tokenizer)
-    return prepared if same else prepare_data(cfg, tokenizer, trusted=configs.trusted())
+    return prepared if same else prepare_data(cfg, tokenizer, trusted=trusted)
 
 
 def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, Any] | None = None) -> Parts:
@@ -102,12 +123,13 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     if resumed is None:
         prepared = prepare_data(cfg)
     else:
-        prepared = prepare_as(cfg, store.from_files(resumed["tokenizer"]))
-        if resumed["data"]["fingerprint"] != prepared.manifest["source"]:
-            raise InputError(
-                "the data has changed since the run began, so it cannot be continued exactly",
-                "put the old files back, or start a new run",
-            )
+        prepared = prepare_as(
+            cfg,
+            store.from_files(resumed["tokenizer"]),
+            resumed["data"]["fingerprint"],
+            trusted=configs.trusted(),
+            otherwise="it cannot be continued exactly: put the old files back, or start a new run",
+        )
     if "val" not in prepared.splits:
         raise InputError(
             f"the data has no val split to validate on; it has: {', '.join(prepared.splits)}",
@@ -125,10 +147,13 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
         schedule=configs.build(cfg.schedule, trusted=trusted),
     )
     data = configs.build(cfg.batch, trusted=trusted)(
-        prepared=prepared, seed=int(cfg.seed), contiguous=bool(getattr(task, "carries_state", False))
+        prepared=prepared,
+        seed=int(cfg.seed),
+        contiguous=bool(getattr(task, "carries_state", False)),
+        accumulate=settings.accumulate,
     )
     data.eval_loader("val")  # refuses a split with nothing to score before there is a run folder
-    per_epoch, per_batch = int(data.batches_per_epoch) // ranks, int(data.tokens_per_batch)
+    per_epoch, per_batch = int(data.batches_per_epoch(ranks)), int(data.tokens_per_batch)
     budget = Budget.of(settings, batches_per_epoch=per_epoch, tokens_per_batch=per_batch, ranks=ranks)
     if task.single_pass:
         budget = Budget(steps=1, seconds=None)

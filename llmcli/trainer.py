@@ -42,7 +42,7 @@ def seconds(value: str | int | float, key: str) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainerSettings:
-    """How long and on what to train. The first budget that is used up ends the run; where none is set, `default_steps` is.
+    """How long and on what to train. The first budget used up ends the run; where none is set, `default_steps` is.
 
     max_time: training time, "90s", "10m", "1h30m". accumulate: micro-batches per optimizer step. clip_norm: gradients
     are scaled down to this norm (None: never). val_every: optimizer steps between validations (None: ten a run).
@@ -96,8 +96,8 @@ class Budget:
 
     @classmethod
     def of(cls, settings: TrainerSettings, *, batches_per_epoch: int, tokens_per_batch: int, ranks: int) -> Budget:
-        """Whatever limits are set, in the units that the loop counts."""
-        steps_per_epoch = math.ceil(batches_per_epoch / settings.accumulate)
+        """Whatever limits are set, in the units that the loop counts. An epoch is a whole number of steps."""
+        steps_per_epoch = batches_per_epoch // settings.accumulate
         tokens_per_step = tokens_per_batch * settings.accumulate * ranks
         limits = []
         if settings.max_steps is not None:

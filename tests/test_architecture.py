@@ -154,7 +154,7 @@ OPTIONS = [
 ]
 # What the program itself hands to a partial; everything else stands in the YAML.
 HANDED_OVER = {
-    "batch": {"prepared", "seed", "contiguous"},
+    "batch": {"prepared", "seed", "contiguous", "accumulate"},
     "optimizer": {"module"},
     "schedule": {"progress", "step"},
     "task": {"model", "optimizer", "schedule"},

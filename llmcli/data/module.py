@@ -16,8 +16,8 @@ class WindowData(pl.LightningDataModule):
     """Windows of `seq_len` tokens, `size` a batch.
 
     contiguous: rows continue from batch to batch, as a recurrent model that carries its state needs;
-    otherwise windows are shuffled. eval_size: rows of an evaluation batch; None is twice `size`, since no
-    gradients are kept.
+    otherwise windows are shuffled. accumulate: batches of one optimizer step, of which an epoch has a whole number.
+    eval_size: rows of an evaluation batch; None is twice `size`, since no gradients are kept.
 
     Each split is checked when it is used, so a text that is only scored need not be long enough to train on.
     """
@@ -28,6 +28,7 @@ class WindowData(pl.LightningDataModule):
         prepared: Prepared,
         seed: int,
         contiguous: bool,
+        accumulate: int = 1,
         size: int,
         seq_len: int,
         eval_size: int | None,
@@ -42,15 +43,17 @@ class WindowData(pl.LightningDataModule):
             raise InputError(f"batch.num_workers ({num_workers}) must be at least 0")
         self.prepared, self.seed, self.contiguous = prepared, seed, contiguous
         self.size, self.seq_len, self.num_workers = size, seq_len, num_workers
+        self.accumulate = accumulate
         self.eval_size = eval_size or 2 * size
         self._train_tokens = prepared.split("train")
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Training batches of one rank in an epoch. Raises InputError when the train split does not fill one."""
-        world = self._rank_and_world()[1]
-        self._check_train(world)
-        return (len(self._train_tokens) - 1) // (self.seq_len * self.size * world)
+    def batches_per_epoch(self, ranks: int) -> int:
+        """Training batches of each rank in an epoch: as many as fill its optimizer steps.
+
+        Raises InputError when the train split does not fill one step.
+        """
+        self._check_train(ranks)
+        return len(self._plan(rank=0, world=ranks))
 
     @property
     def tokens_per_batch(self) -> int:
@@ -60,16 +63,19 @@ class WindowData(pl.LightningDataModule):
     def train_dataloader(self) -> PlanLoader:
         rank, world = self._rank_and_world()
         self._check_train(world)
-        plan = TrainingWindows(
+        return PlanLoader(self._plan(rank, world), num_workers=self.num_workers)
+
+    def _plan(self, rank: int, world: int) -> TrainingWindows:
+        return TrainingWindows(
             self._train_tokens,
             size=self.size,
             seq_len=self.seq_len,
             seed=self.seed,
             contiguous=self.contiguous,
+            group=self.accumulate,
             rank=rank,
             world=world,
         )
-        return PlanLoader(plan, num_workers=self.num_workers)
 
     def val_dataloader(self) -> Iterable[Batch]:
         return self.eval_loader("val") if "val" in self.prepared.splits else []
@@ -131,6 +137,13 @@ class WindowData(pl.LightningDataModule):
                 f"({self.seq_len:,}), fewer than batch.size ({self.size:,}){ranks}",
                 f"use more text, a smaller batch (batch.size={max(1, windows // world)}) "
                 f"or a shorter context (batch.seq_len={max(1, (tokens - 1) // (self.size * world))})",
+            )
+        batches = (tokens - 1) // (self.seq_len * self.size * world)
+        if batches < self.accumulate:
+            raise InputError(
+                f"the train split fills {batches:,} batches, fewer than trainer.accumulate ({self.accumulate:,}) "
+                "adds up to one step",
+                f"trainer.accumulate={batches}, or a smaller batch.size",
             )
 
 
