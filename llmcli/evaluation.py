@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from llmcli.tasks.base import Task
+from llmcli.tasks.base import Task, figures
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -30,9 +30,11 @@ def evaluate(
     """
     task.to(device).eval()
     task.on_validation_epoch_start()
-    totals: dict[str, Any] = {}
+    metrics, scored = task.metrics(), 0
     for batch in batches:
-        task.accumulate(totals, to_device(batch, device))
+        scored += task.accumulate(metrics, to_device(batch, device))
         if on_batch is not None:
-            on_batch(int(totals["n"]))
-    return task.metrics({**{key: float(value) for key, value in totals.items()}, **text})
+            on_batch(scored)
+    for metric in metrics:
+        metric.update(text)
+    return figures(metrics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from llmcli.errors import LLMError
+from llmcli.metrics.base import Metric
 
 Stage = Literal["train", "val"]
 Batch = Mapping[str, Any]
@@ -41,9 +42,8 @@ class Task(pl.LightningModule, ABC):
     takes: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]]
     needs_causal: ClassVar[bool | None] = None
+    monitor: ClassVar[str] = "val_loss"  # the metric that decides which weights are best, after "val_"
     single_pass: ClassVar[bool] = False  # nothing is optimised: one batch, one validation, whatever the budget
-    monitor: ClassVar[str] = "val_loss"
-    higher_is_better: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Task(pl.LightningModule, ABC):
         self._step_tokens = 0  # targets seen since the last optimizer step
         self.tokens_seen = 0
         self._losses: list[tuple[int, int, Tensor, int]] = []  # (step, batch index, summed loss, n) not yet read
-        self._val: dict[str, Tensor | float] = {}
+        self._val: Sequence[Metric] = ()
 
     # -- what a task writes ------------------------------------------------------------------------------------
 
@@ -73,8 +73,14 @@ class Task(pl.LightningModule, ABC):
         """Loss and sums of one batch; the same code for training and validation."""
 
     @abstractmethod
-    def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
-        """Named figures from the totals over a split (`loss` in nats, `n`, and the sums of `_step`)."""
+    def metrics(self) -> Sequence[Metric]:
+        """New metrics for one pass over a split, fed with the sums of `_step`; one of them is the `monitor`."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether more of the `monitor` is better."""
+        [monitored] = [metric for metric in self.metrics() if f"val_{metric.name}" == self.monitor]
+        return monitored.higher_is_better
 
     def compile_inner(self) -> None:
         """Compile the networks in place (which keeps the checkpoint's keys), never the LightningModule itself."""
@@ -143,33 +149,25 @@ class Task(pl.LightningModule, ABC):
     # -- validation --------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self._val = {}
+        self._val = self.metrics()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.accumulate(self._val, batch)
+        n = self.accumulate(self._val, batch)
+        for metric in self._val:
+            metric.update({unit: ratio * n for unit, ratio in self.text_per_target.items()})
 
-    def accumulate(self, totals: dict[str, Any], batch: Batch) -> None:
-        """Add one batch's loss and sums to `totals` (on the device: no host sync)."""
+    def accumulate(self, metrics: Sequence[Metric], batch: Batch) -> int:
+        """Add one batch's loss and sums to the metrics, on the device; returns its targets."""
         result = self._step(batch, "val")
-        for key, value in {"loss": result.loss, **result.sums}.items():
-            wide = value.float() if value.device.type == "mps" else value.double()  # MPS has no float64
-            totals[key] = totals.get(key, 0.0) + wide
-        totals["n"] = totals.get("n", 0) + result.n
-
-    def figures(self, totals: Mapping[str, float], text_per_target: Mapping[str, float]) -> dict[str, float]:
-        """`metrics` of the totals, which gain the amount of text that their targets stand for."""
-        text = {unit: ratio * totals["n"] for unit, ratio in text_per_target.items()}
-        return self.metrics({**totals, **text})
+        for metric in metrics:
+            metric.update({"loss": result.loss, "n": result.n, **result.sums})
+        return result.n
 
     def on_validation_epoch_end(self) -> None:
-        totals = {key: torch.as_tensor(float(value), dtype=torch.float64) for key, value in self._val.items()}
         if self.trainer.world_size > 1:
-            totals = {
-                key: self.trainer.strategy.reduce(value.to(self.device), reduce_op="sum")
-                for key, value in totals.items()
-            }
-        figures = self.figures({key: float(value) for key, value in totals.items()}, self.text_per_target)
-        self.log_dict({f"val_{key}": value for key, value in figures.items()}, batch_size=1)
+            for metric in self._val:
+                metric.reduce(lambda sums: self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum"))
+        self.log_dict({f"val_{name}": value for name, value in figures(self._val).items()}, batch_size=1)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
@@ -184,3 +182,9 @@ class Task(pl.LightningModule, ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.tokens_seen = int(checkpoint["llm"]["tokens_seen"])
+
+
+def figures(metrics: Sequence[Metric]) -> dict[str, float]:
+    """Name -> figure of the metrics that have one."""
+    found = {metric.name: metric.compute() for metric in metrics}
+    return {name: value for name, value in found.items() if value is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ from torch.optim import Optimizer
 from llmcli.decoding.base import StepOutput
 from llmcli.errors import InputError
 from llmcli.losses import IGNORED
+from llmcli.metrics.base import Metric
+from llmcli.metrics.text import BitsPerByte, BitsPerCharacter, Loss, Perplexity
 from llmcli.models.base import State
 from llmcli.models.ngram import NGram
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
-from llmcli.tasks.language_modeling import text_figures
 
 
 class Counting(Task):
@@ -66,8 +67,8 @@ class Counting(Task):
             loss -= float(self.model.log_prob(tokens)[1:][scored].sum())
         return StepResult(loss=torch.tensor(loss, dtype=torch.float64), n=batch["n_tokens"])
 
-    def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
-        return text_figures(totals)
+    def metrics(self) -> Sequence[Metric]:
+        return Loss(), Perplexity(), BitsPerByte(), BitsPerCharacter()
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         return self.model.init_state(batch_size, capacity)

@@ -5,8 +5,7 @@ Shapes: B batch, T time, D model width, V vocabulary.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,6 +15,8 @@ from torch.optim import Optimizer
 from llmcli.decoding.base import StepOutput
 from llmcli.errors import InputError
 from llmcli.heads import LanguageModelHead
+from llmcli.metrics.base import Metric
+from llmcli.metrics.text import Accuracy, BitsPerByte, BitsPerCharacter, Loss, Perplexity
 from llmcli.models.base import Backbone, State
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
 
@@ -81,9 +82,8 @@ class LanguageModeling(Task):
         loss, correct = self.head.loss_and_correct(hidden, batch["labels"])
         return StepResult(loss=loss, n=batch["n_tokens"], sums={"correct": correct})
 
-    def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
-        """See `text_figures`."""
-        return text_figures(totals)
+    def metrics(self) -> Sequence[Metric]:
+        return Loss(), Perplexity(), Accuracy(), BitsPerByte(), BitsPerCharacter()
 
     # -- generation (decoding.GeneratingModel) -----------------------------------------------------------------
 
@@ -109,19 +109,3 @@ class LanguageModeling(Task):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         self._resumed = checkpoint["llm"].get("carried")
-
-
-def text_figures(totals: Mapping[str, float]) -> dict[str, float]:
-    """Totals over a split -> loss (nats per token), perplexity, next-token accuracy.
-
-    Bits per byte and per character too, where the totals carry the `bytes` and `characters` of the text.
-    """
-    n = max(1.0, totals["n"])
-    loss = totals["loss"] / n
-    figures = {"loss": loss, "perplexity": math.exp(min(loss, 700.0))}
-    if "correct" in totals:
-        figures["accuracy"] = totals["correct"] / n
-    for unit, name in (("bytes", "bits_per_byte"), ("characters", "bits_per_character")):
-        if totals.get(unit):
-            figures[name] = totals["loss"] / math.log(2) / totals[unit]
-    return figures

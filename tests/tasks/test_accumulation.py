@@ -12,6 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from llmcli.errors import LLMError
+from llmcli.metrics.base import Metric
+from llmcli.metrics.text import Loss
 from llmcli.tasks.base import StepResult, Task
 from llmcli.trainer import quiet_lightning
 
@@ -32,8 +34,8 @@ class Regression(Task):
         error = self.model(batch["x"]).squeeze(-1) - batch["y"]
         return StepResult(loss=error.square().sum(), n=batch["n_tokens"])
 
-    def metrics(self, totals: Any) -> dict[str, float]:
-        return {"loss": totals["loss"] / totals["n"]}
+    def metrics(self) -> list[Metric]:
+        return [Loss()]
 
     def on_before_zero_grad(self, optimizer: Any) -> None:
         if self.model.weight.grad is not None:

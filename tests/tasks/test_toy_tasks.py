@@ -23,6 +23,8 @@ from llmcli.callbacks.history import History
 from llmcli.callbacks.steps import BudgetStop, StepSeeds
 from llmcli.decoding.base import StepOutput
 from llmcli.decoding.greedy import Greedy
+from llmcli.metrics.base import Metric
+from llmcli.metrics.text import Accuracy, Loss
 from llmcli.models.base import State
 from llmcli.models.transformer import Transformer
 from llmcli.tasks.base import StepResult, Task
@@ -106,7 +108,6 @@ class Tagging(Task):
     kinds = ("attention", "recurrent")
     needs_causal = False
     monitor = "val_accuracy"
-    higher_is_better = True
 
     def __init__(self) -> None:
         super().__init__(optimizer=_adam, schedule=_constant)
@@ -119,8 +120,8 @@ class Tagging(Task):
         correct = (logits.argmax(-1) == batch["labels"]).sum()
         return StepResult(loss=loss, n=batch["n_tokens"], sums={"correct": correct})
 
-    def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
-        return {"loss": totals["loss"] / totals["n"], "accuracy": totals["correct"] / totals["n"]}
+    def metrics(self) -> list[Metric]:
+        return [Loss(), Accuracy()]
 
 
 def _tagged(generator: torch.Generator) -> dict[str, Any]:
@@ -201,8 +202,8 @@ class Translation(Task):
         loss = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="sum")
         return StepResult(loss=loss, n=target.numel())
 
-    def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
-        return {"loss": totals["loss"] / totals["n"]}
+    def metrics(self) -> list[Metric]:
+        return [Loss()]
 
     def bind(self, source: Tensor) -> BoundTranslation:
         """What a decoding strategy continues: this model with these sources read."""
@@ -283,10 +284,10 @@ class Replaced(Task):
         logits = self.judge(self.discriminator(corrupted)).squeeze(-1)
         judge_loss = F.binary_cross_entropy_with_logits(logits, replaced.float(), reduction="sum")
         right = ((logits > 0) == replaced).sum()
-        return StepResult(loss=fill_loss + judge_loss, n=batch["n_tokens"], sums={"right": right})
+        return StepResult(loss=fill_loss + judge_loss, n=batch["n_tokens"], sums={"correct": right})
 
-    def metrics(self, totals: Mapping[str, float]) -> dict[str, float]:
-        return {"loss": totals["loss"] / totals["n"], "accuracy": totals["right"] / totals["n"]}
+    def metrics(self) -> list[Metric]:
+        return [Loss(), Accuracy()]
 
 
 def _runs(generator: torch.Generator) -> dict[str, Any]:
