@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from omegaconf import OmegaConf
 
 from llmcli import checkpoint, runs
 from llmcli.decoding.generate import Generation, generate
 from llmcli.decoding.sample import Sample
+from llmcli.evaluation import score
 
 
 class Run:
@@ -67,10 +69,6 @@ class Run:
         self, *, split: str | None = None, data: dict[str, Any] | None = None, stride: int | None = None
     ) -> dict[str, Any]:
         """Figures on a split of the run's own data, or of `data` (a data config as a dict): those of `llm eval`."""
-        from omegaconf import OmegaConf
-
-        from llmcli.commands.evaluate import score
-
         node = None if data is None else OmegaConf.create(data)
         return score(
             self._loaded,

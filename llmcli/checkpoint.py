@@ -132,13 +132,17 @@ def whole(*, config: dict[str, Any], tokenizer: Tokenizer, manifest: dict[str, A
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A run ready to use: its resolved config, its tokenizer, its task with the weights, in eval mode on the CPU."""
+    """A run ready to use: its resolved config, its tokenizer, its task with the weights, in eval mode on the CPU.
+
+    trusted: the user's own packages that its config may name.
+    """
 
     path: Path
     config: dict[str, Any]
     tokenizer: Tokenizer
     task: Any
     content: dict[str, Any]
+    trusted: tuple[str, ...]
 
 
 def load(path: Path, *, packages: Sequence[str] = ()) -> Loaded:
@@ -167,4 +171,4 @@ def load(path: Path, *, packages: Sequence[str] = ()) -> Loaded:
             f"{path}: its weights do not fit the model its config describes ({str(err).splitlines()[-1].strip()})",
             "the file was changed, or written by another version of the model's code",
         ) from err
-    return Loaded(path=path, config=config, tokenizer=tokenizer, task=task.eval(), content=content)
+    return Loaded(path=path, config=config, tokenizer=tokenizer, task=task.eval(), content=content, trusted=allowed)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 
+from llmcli import config as configs
+from llmcli import ui
+from llmcli.assembly import prepare_as, prepare_data
+from llmcli.checkpoint import Loaded
+from llmcli.data.prepare import Prepared
+from llmcli.data.source import TextSource
+from llmcli.errors import InputError
 from llmcli.tasks.base import Task, figures
+from llmcli.trainer import accelerator_of
+
+ALL = "all"  # instead of a split: all of a text given with data=
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -38,3 +49,92 @@ def evaluate(
     for metric in metrics:
         metric.update(text)
     return figures(metrics)
+
+
+def score(
+    loaded: Loaded,
+    *,
+    data: DictConfig | None,
+    split: str | None,
+    stride: int | None,
+    batch_size: int | None,
+    accelerator: str,
+    progress: bool,
+) -> dict[str, Any]:
+    """Figures of a loaded run on `split`, of `data` where given (tokenized with the run's own tokenizer).
+
+    split None: val; of a `data` that is split by fractions ALL of it, unless it is the very files that the run was
+    trained on: then the run's own val. stride: tokens between overlapping windows; None: windows side by side. Raises
+    InputError for an unknown split, and where the run's own data has changed.
+    """
+    if data is None:
+        split = split or "val"
+        prepared = _own(loaded, OmegaConf.create(loaded.config))
+    else:
+        configs.validate(OmegaConf.create({"data": data}))
+        prepared, split = _other(loaded, data, split)
+    if split not in prepared.splits:
+        raise InputError(f"there is no split {split!r}", f"this data has: {', '.join(prepared.splits)}")
+    saved = OmegaConf.create(loaded.config)
+    module = configs.build(saved.batch, trusted=loaded.trusted)(
+        prepared=prepared,
+        seed=int(saved.seed),
+        contiguous=bool(getattr(loaded.task, "carries_state", False)),
+    )
+    loader = module.eval_loader(split, stride=stride, size=batch_size)
+    kind, _ = accelerator_of(accelerator, 1, key="accelerator")
+    stats = prepared.manifest["splits"][split]
+    with ui.Meter() as meter:
+        found: dict[str, Any] = evaluate(
+            loaded.task,
+            loader,
+            device=torch.device(kind),
+            text={unit: float(stats[unit]) for unit in ("bytes", "characters")},
+            on_batch=(lambda n: meter("evaluating", n, stats["tokens"])) if progress else None,
+        )
+    whole = prepared.splits == (split,) == ("train",)
+    found.update(split=ALL if whole else split, tokens=stats["tokens"], unknown=stats.get("unknown", 0))
+    return found
+
+
+def _own(loaded: Loaded, cfg: DictConfig) -> Prepared:
+    return prepare_as(
+        cfg,
+        loaded.tokenizer,
+        loaded.content["llm"]["data"]["fingerprint"],
+        trusted=loaded.trusted,
+        otherwise="data=... scores other text on purpose; put the old files back to score what the run knows",
+    )
+
+
+def _other(loaded: Loaded, data: DictConfig, split: str | None) -> tuple[Prepared, str]:
+    """Text that the user named, and which split of it."""
+    cfg = OmegaConf.create(loaded.config)
+    divisible = "val_fraction" in data
+    if split == ALL and not divisible:
+        raise InputError(f"there is no split {ALL!r}: this data comes in splits", "split=val or another of them")
+    if split is None and divisible:
+        source: TextSource = configs.build(data)
+        with ui.Meter() as meter:
+            source.obtain(meter)
+        files = _files(source.fingerprint())
+        if files is not None and files == _files(loaded.content["llm"]["data"]["fingerprint"]):
+            ui.say("data", "the text that the run was trained on: its own val split is scored")
+            if "path" in cfg.data and data.get("path") is not None:
+                cfg.data.path = data.path
+            return _own(loaded, cfg), "val"
+        split = ALL
+    cfg.data = data
+    if split == ALL:
+        cfg.data.val_fraction = cfg.data.test_fraction = 0.0
+        split = "train"
+    return prepare_data(cfg, loaded.tokenizer), split or "val"
+
+
+def _files(fingerprint: Mapping[str, Any]) -> list[str] | None:
+    """The hashes of the files that a text is made of, None where its reader does not say."""
+    found = fingerprint.get("files", fingerprint.get("file"))
+    if found is None:
+        return None
+    hashes = found.values() if isinstance(found, dict) else [found] if isinstance(found, str) else found
+    return sorted(map(str, hashes))

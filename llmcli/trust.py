@@ -113,9 +113,7 @@ def _found(target: str) -> Any:
 
 def _refused(target: str, section: str) -> CheckpointError:
     package = target.partition(".")[0]
-    hint = (
-        f"{section} may only name what the config files of that group name; another llm wrote it, or it was changed"
-    )
+    hint = f"{section} may only name what the config files of that group name; another llm wrote it, or it was changed"
     if package not in ("llmcli", "torch") and "." in target:
         hint = f"if {package} is a package of your own: {_VARIABLE}={package} llm ...; it may run any code then"
     return CheckpointError(f"the checkpoint's config names {target}, which is not trusted as its {section}", hint=hint)

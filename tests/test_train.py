@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import platform
 import struct
 from pathlib import Path
 
@@ -439,7 +440,7 @@ def test_bits_per_byte_and_character_by_hand(llm, learned, corpus, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("\n".join(lines), encoding="utf-8")
     text = ["data=text", f"data.path={other}", "data.document=line", "data.eos=true"]
-    found = evaluate(llm, f"ckpt={learned}", *text)
+    found = evaluate(llm, f"ckpt={learned}", *text, "data.val_fraction=0.1")
     source = config.build(config.compose("train", text).data)
     documents = "".join(piece.text for piece in source.documents("val"))
     ends = sum(piece.end for piece in source.documents("val"))
@@ -481,3 +482,62 @@ def test_the_size_of_a_batch_does_not_matter(llm, learned):
 def test_eval_shows_a_table(llm, learned):
     result = llm("eval", f"ckpt={learned}", "accelerator=cpu")
     assert result.code == 0 and "perplexity" in result.out and "bits_per_byte" in result.out
+
+
+def test_another_text_is_scored_whole_unless_a_part_is_asked_for(llm, learned, corpus, tmp_path):
+    lines = corpus.read_text(encoding="utf-8").splitlines()[:300]
+    (tmp_path / "other.txt").write_text("\n".join(lines), encoding="utf-8")
+    text = [f"ckpt={learned}", "data=text", "data.path=other.txt", "data.document=line"]
+    whole = evaluate(llm, *text)
+    assert whole == {**evaluate(llm, *text, "split=all"), "seconds": whole["seconds"]}
+    assert whole["split"] == "all" and whole["tokens"] == sum(map(len, lines)) + len(lines)
+    part = evaluate(llm, *text, "data.val_fraction=0.2")
+    assert part["split"] == "val" and part["tokens"] < 0.4 * whole["tokens"]
+    assert part["tokens"] + evaluate(llm, *text, "data.val_fraction=0.2", "split=train")["tokens"] == whole["tokens"]
+
+
+def test_the_text_of_the_training_is_scored_on_its_own_val_whatever_it_is_called(llm, learned, corpus, tmp_path):
+    own = evaluate(llm, f"ckpt={learned}")
+    copy = tmp_path / "copy.txt"
+    copy.write_bytes(corpus.read_bytes())
+    for more in ([f"data.path={corpus}", "data.document=line"], [f"data.path={copy}"]):
+        found = evaluate(llm, f"ckpt={learned}", "data=text", *more)
+        assert {**found, "seconds": 0} == {**own, "seconds": 0}
+
+
+def test_eval_refuses_the_runs_own_text_once_it_has_changed(llm, small, corpus, tmp_path):
+    mine = tmp_path / "mine.txt"
+    mine.write_bytes(corpus.read_bytes())
+    assert llm("train", *small, *TINY, "trainer.max_steps=2", f"data.path={mine}", "hydra.run.dir=run").code == 0
+    mine.write_bytes(corpus.read_bytes() + b"one more line.\n")
+    refused = llm("eval", "ckpt=run")
+    assert refused.code == 2 and "the data has changed since the run began" in refused.err
+    assert "data=... scores other text on purpose" in refused.err
+    assert evaluate(llm, "ckpt=run", "data=text", "data.path=mine.txt")["split"] == "all"
+
+
+def _with_data(trained: Path, folder: Path, data: str, fingerprint: dict) -> Path:
+    """A checkpoint of the run that says it was trained on other data."""
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content["llm"]["config"]["data"] = OmegaConf.to_container(config.compose("train", [f"data={data}"]).data)
+    content["llm"]["data"]["fingerprint"] = fingerprint
+    torch.save(content, folder / "other.ckpt")
+    return folder / "other.ckpt"
+
+
+def test_the_documentation_of_another_python_is_said_to_be_one(llm, trained, tmp_path):
+    path = _with_data(trained, tmp_path, "python_docs", {"reader": "python_docs", "python": "3.1.4", "files": "0"})
+    refused = llm("eval", f"ckpt={path}")
+    assert refused.code == 2
+    assert f"it was the documentation of Python 3.1.4, this is Python {platform.python_version()}" in refused.err
+
+
+def test_a_checkpoint_does_not_decide_what_is_downloaded(llm, trained, tmp_path, monkeypatch):
+    def no_download(*args: object, **kwargs: object) -> None:
+        raise AssertionError("it wants to fetch something")
+
+    monkeypatch.setattr("llmcli.data.download.urlopen", no_download)
+    path = _with_data(trained, tmp_path, "tinyshakespeare", {"reader": "single_text"})
+    for arguments in (["eval", f"ckpt={path}"],):
+        refused = llm(*arguments)
+        assert refused.code == 2 and "the run's data is not on this machine any more: http" in refused.err

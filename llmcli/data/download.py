@@ -28,10 +28,9 @@ def fetch(url: str, sha256: str, cache_dir: Path, report: Report) -> Path:
     InputError for another kind of URL, LLMError when the server cannot be read or the content is not what `sha256`
     promises (nothing is kept then).
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https", "file"):
+    if urlsplit(url).scheme not in ("http", "https", "file"):
         raise InputError(f"cannot download {url}: only http, https and file URLs", "data.path=FILE reads a local file")
-    target = cache_dir / f"{sha256[:16]}-{Path(parts.path).name}"
+    target = place(url, sha256, cache_dir)
     if target.is_file():
         return target
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -49,6 +48,11 @@ def fetch(url: str, sha256: str, cache_dir: Path, report: Report) -> Path:
             )
         part.replace(target)
     return target
+
+
+def place(url: str, sha256: str, cache_dir: Path) -> Path:
+    """Where `fetch` keeps its copy."""
+    return cache_dir / f"{sha256[:16]}-{Path(urlsplit(url).path).name}"
 
 
 def _transfer_with_patience(url: str, part: Path, report: Report) -> None:

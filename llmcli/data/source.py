@@ -37,6 +37,10 @@ class TextSource(ABC):
     def obtain(self, report: Report) -> None:  # noqa: B027  most sources have nothing to fetch
         """Fetch what is not on this machine yet; called once before anything is read."""
 
+    def missing(self) -> list[str]:
+        """The URLs that `obtain` would fetch now."""
+        return []
+
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
         """What the documents follow from: content hashes and the reading options, in plain values."""

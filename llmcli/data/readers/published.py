@@ -9,7 +9,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from llmcli.data.cache import cache_root, sha256_file
-from llmcli.data.download import fetch
+from llmcli.data.download import fetch, place
 from llmcli.data.readers.stream import LINE, blocks, parts, pieces
 from llmcli.data.records import Text
 from llmcli.data.source import Clean, Report, TextSource, check_fractions, split_names, stretch, tail_bounds
@@ -47,6 +47,9 @@ class SingleText(TextSource):
 
     def obtain(self, report: Report) -> None:
         self._files.obtain(report)
+
+    def missing(self) -> list[str]:
+        return self._files.missing()
 
     def fingerprint(self) -> dict[str, Any]:
         file = sha256_file(self._files["text"])
@@ -97,6 +100,9 @@ class SplitFiles(TextSource):
     def obtain(self, report: Report) -> None:
         self._files.obtain(report)
 
+    def missing(self) -> list[str]:
+        return self._files.missing()
+
     def fingerprint(self) -> dict[str, Any]:
         files = {split: sha256_file(self._files[split]) for split in self.splits}
         return {"reader": "split_files", "files": files, "document": self.document}
@@ -128,11 +134,19 @@ class _Files:
     def obtain(self, report: Report) -> None:
         for name, url in self.urls.items():
             if name not in self._found:
-                self._found[name] = fetch(url, self.sha256[name], cache_root() / "downloads", report)
+                self._found[name] = fetch(url, self.sha256[name], _downloads(), report)
+
+    def missing(self) -> list[str]:
+        absent = [(name, url) for name, url in self.urls.items() if name not in self._found]
+        return [url for name, url in absent if not place(url, self.sha256[name], _downloads()).is_file()]
 
     def __getitem__(self, name: str) -> Path:
         self.obtain(lambda stage, done, total: None)
         return self._found[name]
+
+
+def _downloads() -> Path:
+    return cache_root() / "downloads"
 
 
 def _under(path: Path, urls: dict[str, str]) -> dict[str, Path]:
