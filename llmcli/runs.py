@@ -128,7 +128,8 @@ class Summary:
     data: str
     state: str
     step: int | None
-    val_loss: float | None
+    monitor: str  # the figure that the run is judged by
+    best: float | None
     size_mb: float
     modified: float
 
@@ -147,7 +148,8 @@ def summarise(folder: Path) -> Summary:
         data=str(choices.get("data", "?")),
         state=state,
         step=status.get("step"),
-        val_loss=status.get("best_val_loss"),
+        monitor=str(status.get("monitor", "?")),
+        best=status.get("best"),
         size_mb=size / 1e6,
         modified=(folder / "status.json").stat().st_mtime,
     )

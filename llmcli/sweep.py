@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
@@ -40,6 +40,26 @@ _INHERITED_PREFIXES = ("MASTER_", "PL_", "TORCHELASTIC_", "HYDRA_")
 _SWEEP_ONLY = ("hydra.mode", "hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweep", "hydra.run.dir")
 
 State = Literal["waiting", "running", "done", "kept", "failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """By which figure a run is judged, its best value (None where it has none that is finite), and its perplexity."""
+
+    monitor: str
+    higher_is_better: bool
+    best: float | None
+    perplexity: float | None
+
+    @classmethod
+    def of(cls, written: Mapping[str, Any]) -> Self:
+        """From metrics.json or status.json."""
+        return cls(
+            monitor=str(written.get("monitor", "")),
+            higher_is_better=bool(written.get("higher_is_better", False)),
+            best=_finite(written.get("best")),
+            perplexity=_finite(written.get("perplexity")),
+        )
 
 
 @dataclass
@@ -63,10 +83,9 @@ class Job:
         own = [each for each in self.overrides if each not in common]
         return " ".join(own) or "(no overrides)"
 
-    def metric(self, name: str) -> float | None:
-        """A final figure of the run, None where there is none or it is not a number."""
-        value = files.read_json(self.folder / "metrics.json").get(name)
-        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    def verdict(self) -> Verdict:
+        """How the run ended up; without a best value while it has not."""
+        return Verdict.of(files.read_json(self.folder / "metrics.json"))
 
     def last_line(self) -> str:
         """Why a job failed: the last error message in its log, or else the last line that is not empty."""
@@ -119,7 +138,7 @@ class ProcessLauncher(Launcher):
         for job, result in zip(jobs, returns, strict=True):
             # a failed job is ours to report; Hydra would print a traceback and stop
             result.status = JobStatus.COMPLETED
-            result.return_value = job.metric("val_loss")
+            result.return_value = job.verdict().best
         return returns
 
     def run(self, jobs: Sequence[Job], *, command: str, more: Sequence[str] = ()) -> None:
@@ -131,7 +150,7 @@ class ProcessLauncher(Launcher):
         devices = _visible_devices() if waiting else []
         running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
         common = _common(jobs)
-        headers = ("job", "overrides", "status", "step", "val loss", "left")
+        headers = ("job", "overrides", "status", "step", "validation", "left")
         with ui.LiveTable(headers, right=(3, 4, 5)) as table, _termination_raises():
             try:
                 while waiting or running:
@@ -196,7 +215,7 @@ def run(command: str, overrides: Sequence[str], *, config_dirs: Sequence[str] = 
 
 
 def report(jobs: Sequence[Job], *, again: str, as_json: bool) -> None:
-    """The ranking by validation loss, then what failed and why, then the command that runs what is missing."""
+    """The ranking by what the task monitors, then what failed and why, then the command that runs what is missing."""
     ranked = sorted((job for job in jobs if job.finished), key=_rank)
     failed = [job for job in jobs if job.state == "failed"]
     common = _common(jobs)
@@ -205,11 +224,13 @@ def report(jobs: Sequence[Job], *, again: str, as_json: bool) -> None:
         ui.out_json({"jobs": [_record(job) for job in ordered], "failed": len(failed), "again": again})
         return
     if ranked:
+        verdicts = [job.verdict() for job in ranked]
+        named = " / ".join(dict.fromkeys(v.monitor.replace("_", " ") for v in verdicts if v.monitor)) or "best"
         rows = [
-            (place, _figure(job.metric("val_loss")), _figure(job.metric("perplexity")), job.name(common), job.folder)
-            for place, job in enumerate(ranked, start=1)
+            (place, _figure(verdict.best), _figure(verdict.perplexity), job.name(common), job.folder)
+            for place, (job, verdict) in enumerate(zip(ranked, verdicts, strict=True), start=1)
         ]
-        ui.table(rows, ("", "val loss", "perplexity", "overrides", "run"), right=(0, 1, 2), stdout=True)
+        ui.table(rows, ("", named, "perplexity", "overrides", "run"), right=(0, 1, 2), stdout=True)
     for job in failed:
         ui.error(f"job {job.number} ({job.name(common)}) ended with exit code {job.exit_code}", job.last_line())
         ui.note(f"       {job.folder / 'job.log'}")
@@ -345,35 +366,44 @@ def _row(job: Job, common: frozenset[str]) -> tuple[object, ...]:
     step, total = status.get("step"), status.get("total_steps")
     steps = "" if step is None else f"{step}/{total}" if total else f"{step}"
     left = status.get("seconds_left") if job.state == "running" else None
-    loss = job.metric("val_loss") if job.finished else status.get("val_loss")
-    return job.number, job.name(common), job.state, steps, _figure(loss, ""), "" if left is None else ui.clock(left)
+    value = job.verdict().best if job.finished else _finite(status.get("last"))
+    return job.number, job.name(common), job.state, steps, _figure(value, ""), "" if left is None else ui.clock(left)
 
 
 def _ending(job: Job, common: frozenset[str]) -> str:
     if job.state == "done":
-        loss = job.metric("val_loss")
-        scored = "" if loss is None else f"   val_loss {loss:.4f}"
+        verdict = job.verdict()
+        scored = "" if verdict.best is None else f"   {verdict.monitor} {verdict.best:.4f}"
         return f"job {job.number} done in {ui.clock(job.seconds)}{scored}   {job.name(common)}"
     return f"job {job.number} failed with exit code {job.exit_code}   {job.name(common)}   {job.last_line()}"
 
 
 def _record(job: Job) -> dict[str, Any]:
+    verdict = job.verdict()
     return {
         "job": job.number,
         "overrides": job.overrides,
         "state": job.state,
         "exit_code": job.exit_code,
         "run": str(job.folder),
-        "val_loss": job.metric("val_loss"),
-        "perplexity": job.metric("perplexity"),
+        "monitor": verdict.monitor,
+        "best": verdict.best,
+        "perplexity": verdict.perplexity,
         "seconds": round(job.seconds, 3),
         "error": job.last_line() if job.state == "failed" else None,
     }
 
 
-def _rank(job: Job) -> tuple[float, int]:
-    loss = job.metric("val_loss")
-    return (math.inf if loss is None else loss), job.number
+def _rank(job: Job) -> tuple[bool, str, float, int]:
+    """The best first, of each monitor where jobs differ in it; what has no figure last."""
+    verdict = job.verdict()
+    if verdict.best is None:
+        return True, "", 0.0, job.number
+    return False, verdict.monitor, -verdict.best if verdict.higher_is_better else verdict.best, job.number
+
+
+def _finite(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _common(jobs: Sequence[Job]) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Stands in for `llm train` in the sweep tests: called as `python fake_job.py train OVERRIDES...`.
 
 model=lstm fails; trainer.max_time=hang sleeps, with a child of its own, until it is stopped; otherwise the validation
-loss is trainer.max_steps / 100.
+loss is trainer.max_steps / 100, or with seed=77 that is an accuracy.
 """
 
 import json
@@ -28,5 +28,8 @@ if given.get("trainer.max_time") == "hang":
     while True:
         time.sleep(0.05)
 loss = int(given.get("trainer.max_steps", 0)) / 100
-(folder / "metrics.json").write_text(json.dumps({"val_loss": loss, "perplexity": 2 * loss}))
-(folder / "status.json").write_text(json.dumps({"state": "completed", "step": 5, "total_steps": 5, "val_loss": loss}))
+tagging = given.get("seed") == "77"
+verdict = {"monitor": "val_accuracy" if tagging else "val_loss", "higher_is_better": tagging, "best": loss}
+(folder / "metrics.json").write_text(json.dumps({**verdict, "perplexity": 2 * loss}))
+status = {"state": "completed", "step": 5, "total_steps": 5, "last": loss, **verdict}
+(folder / "status.json").write_text(json.dumps(status))

@@ -28,16 +28,17 @@ def state(folder: Path, **changes: object) -> None:
 def test_list(llm, run):
     result = llm("runs")
     header, row = result.out.splitlines()
-    assert header.split() == ["run", "task", "model", "data", "val", "loss", "status", "step", "MB"]
-    best = files.read_json(run / "status.json")["best_val_loss"]
-    name, task, model, data, loss, status, step, size = row.split()
+    assert header.split() == ["run", "task", "model", "data", "best", "status", "step", "MB"]
+    best = files.read_json(run / "metrics.json")["val_loss"]  # of the whole split: what the run itself reported
+    name, task, model, data, monitor, loss, status, step, size = row.split()
     assert (name, task, model) == ("runs/text-transformer/one", "language_modeling", "transformer")
-    assert (data, loss, status, step) == ("text", f"{best:.4f}", "completed", "12") and float(size) > 0
+    assert (data, monitor, loss) == ("text", "val_loss", f"{best:.4f}")
+    assert (status, step) == ("completed", "12") and float(size) > 0
 
 
 def test_list_as_json(llm, run):
     [only] = json.loads(llm("runs", "--json").out)
-    assert set(only) == {"id", "task", "model", "data", "state", "step", "val_loss", "size_mb", "modified"}
+    assert set(only) == {"id", "task", "model", "data", "state", "step", "monitor", "best", "size_mb", "modified"}
     assert only["id"] == "runs/text-transformer/one" and only["state"] == "completed"
 
 

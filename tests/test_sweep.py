@@ -49,6 +49,24 @@ def test_ranking_is_by_validation_loss_and_names_the_runs(tmp_path, capsys):
     assert "\x1b" not in captured.err + captured.out
 
 
+def test_where_more_is_better_the_most_comes_first(tmp_path, capsys):
+    assert sweep(tmp_path, "trainer.max_steps=100,300,200", "seed=77") == 0
+    captured = capsys.readouterr()
+    header, *lines = [line.split() for line in captured.out.splitlines()]
+    assert header[:3] == ["val", "accuracy", "perplexity"]
+    assert [line[1] for line in lines] == ["3.0000", "2.0000", "1.0000"]
+    assert "val_accuracy 3.0000" in captured.err
+
+
+def test_a_figure_that_is_not_finite_ranks_last(tmp_path, capsys):
+    words = ("trainer.max_steps=100,300",)
+    sweep(tmp_path, *words)
+    (tmp_path / "0" / "metrics.json").write_text('{"monitor": "val_loss", "higher_is_better": false, "best": NaN}')
+    capsys.readouterr()
+    assert sweep(tmp_path, *words) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[1:]] == ["3.0000", "-"]
+
+
 def test_a_failing_job_does_not_stop_the_others_and_is_explained(tmp_path, capsys):
     assert sweep(tmp_path, "model=rnn,lstm,gru", "trainer.max_steps=100") == 1
     captured = capsys.readouterr()
@@ -92,7 +110,7 @@ def test_a_wrong_option_stops_the_sweep_before_it_starts(tmp_path, capsys):
 def test_json_is_one_object_with_every_job(tmp_path, capsys):
     assert sweep(tmp_path, "model=rnn,lstm", "trainer.max_steps=150", "--json") == 1
     result = json.loads(capsys.readouterr().out)
-    assert [(job["state"], job["val_loss"], job["exit_code"]) for job in result["jobs"]] == [
+    assert [(job["state"], job["best"], job["exit_code"]) for job in result["jobs"]] == [
         ("done", 1.5, 0),
         ("failed", None, 1),
     ]

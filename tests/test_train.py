@@ -101,8 +101,12 @@ def test_metrics_json(trained):
     figures = files.read_json(trained / "metrics.json")
     assert set(figures) == {
         "val_loss", "val_perplexity", "val_accuracy", "val_bits_per_byte", "val_bits_per_character", "perplexity",
-        "best_step", "steps", "tokens", "seconds", "tokens_per_second", "floor_loss", "run",
+        "monitor", "higher_is_better", "best", "best_step", "steps", "tokens", "seconds", "tokens_per_second",
+        "floor_loss", "run",
     }  # fmt: skip
+    verdict = {"monitor": "val_loss", "higher_is_better": False, "best": figures["val_loss"]}
+    status = files.read_json(trained / "status.json")
+    assert verdict.items() <= figures.items() and verdict.items() <= status.items()
     assert figures["steps"] == 12 and figures["tokens"] == 12 * 4 * 16
     assert figures["perplexity"] == pytest.approx(math.exp(figures["val_loss"]), rel=1e-9)
     assert 0 < figures["floor_loss"] < figures["val_loss"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import platform
 import time
@@ -28,7 +29,7 @@ class Now:
 
     step: int = 0
     epoch: int = 0
-    tokens: int = 0
+    tokens: int = 0  # of all processes together
     seconds: float = 0.0
     loss: float | None = None
     lr: float | None = None
@@ -60,8 +61,8 @@ class History(pl.Callback):
         self._folder = folder
         self._budget = budget
         self._log_every = log_every
-        self._monitor = monitor.removeprefix("val_")
-        self._sign = -1.0 if higher_is_better else 1.0
+        self.monitor = monitor.removeprefix("val_")
+        self.higher_is_better = higher_is_better
         self._about = about
         self._earlier = 0.0  # seconds of earlier sessions
         self._started = time.monotonic()
@@ -93,7 +94,7 @@ class History(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         self._first_step = self._logged_step = self.now.step = trainer.global_step
-        self.now.tokens = _task(pl_module).tokens_seen
+        self.now.tokens = _task(pl_module).tokens_seen * trainer.world_size
         self._mark = (self.elapsed(), self.now.tokens)
         self._keep_rows_up_to(trainer.global_step)
         self.write_status("running")
@@ -111,13 +112,13 @@ class History(pl.Callback):
         loss = task.take_losses()
         if loss is None:
             return
-        seconds, tokens = self.elapsed(), task.tokens_seen
+        seconds, tokens = self.elapsed(), task.tokens_seen * trainer.world_size
         spent = max(1e-9, seconds - self._mark[0] - self._paused)
         now = self.now
         now.step, now.epoch, now.tokens, now.seconds, now.loss = (
             trainer.global_step, trainer.current_epoch, tokens, seconds, loss,
         )  # fmt: skip
-        now.tokens_per_second = (tokens - self._mark[1]) * trainer.world_size / spent
+        now.tokens_per_second = (tokens - self._mark[1]) / spent
         now.lr = float(trainer.optimizers[0].param_groups[0]["lr"])
         self._mark, self._paused, self._logged_step = (seconds, tokens), 0.0, now.step
         self._row({name: getattr(now, name) for name in COLUMNS})
@@ -142,8 +143,9 @@ class History(pl.Callback):
         if self.improved():
             now.best, now.best_step = dict(now.val), now.step
         self._row(
-            {"step": now.step, "epoch": trainer.current_epoch, "tokens": _task(pl_module).tokens_seen,
-             "seconds": self.elapsed(), **{f"val_{name}": value for name, value in now.val.items()}}
+            {"step": now.step, "epoch": trainer.current_epoch,
+             "tokens": _task(pl_module).tokens_seen * trainer.world_size, "seconds": self.elapsed(),
+             **{f"val_{name}": value for name, value in now.val.items()}}
         )  # fmt: skip
         self.write_status("running")
         self._paused += time.monotonic() - self._validation_began
@@ -151,9 +153,23 @@ class History(pl.Callback):
             listener(now)
 
     def improved(self) -> bool:
-        """Whether the last validation is the best of the run so far."""
-        value, best = self.now.val.get(self._monitor), self.now.best.get(self._monitor)
-        return value is not None and (best is None or self._sign * value < self._sign * best)
+        """Whether the last validation is the best of the run so far; a figure that is not finite never is."""
+        value, best = self.now.val.get(self.monitor), self.now.best.get(self.monitor)
+        if value is None or not math.isfinite(value):
+            return False
+        return best is None or (value > best if self.higher_is_better else value < best)
+
+    def replace_best(self, figures: dict[str, float]) -> None:
+        """Other figures of the best weights: over the whole split, where validations read a part."""
+        self.now.best = dict(figures)
+
+    def verdict(self) -> dict[str, Any]:
+        """By which figure the run is judged, and its best value: what ranks it among others."""
+        return {
+            "monitor": f"val_{self.monitor}",
+            "higher_is_better": self.higher_is_better,
+            "best": self.now.best.get(self.monitor),
+        }
 
     # -- files -------------------------------------------------------------------------------------------------
 
@@ -195,8 +211,8 @@ class History(pl.Callback):
                 "seconds": round(self.elapsed(), 1),
                 "seconds_left": self.seconds_left() if state == "running" else None,
                 "loss": now.loss,
-                "val_loss": now.val.get("loss"),
-                "best_val_loss": now.best.get("loss"),
+                **self.verdict(),
+                "last": now.val.get(self.monitor),
                 "tokens_per_second": now.tokens_per_second,
                 "pid": os.getpid(),
                 "host": platform.node(),

@@ -75,9 +75,11 @@ class ProgressBar(pl.Callback):
         parts = []
         if now.loss is not None:
             parts.append(f"loss {now.loss:.3f}")
-        if "loss" in now.val:
+        monitor = self._history.monitor
+        if monitor in now.val:
+            name = "val" if monitor == "loss" else f"val {monitor.replace('_', ' ')}"
             best = ", best" if now.best_step == now.step else ""
-            parts.append(f"val {now.val['loss']:.3f}{best}")
+            parts.append(f"{name} {now.val[monitor]:.3f}{best}")
         if now.tokens_per_second:
             parts.append(f"{now.tokens_per_second:,.0f} tok/s")
         left = self._history.seconds_left()

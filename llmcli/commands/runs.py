@@ -49,14 +49,14 @@ def _list(root: Path, as_json: bool) -> int:
                 s.task,
                 s.model,
                 s.data,
-                "" if s.val_loss is None else f"{s.val_loss:.4f}",
+                "" if s.best is None else f"{s.monitor} {s.best:.4f}",
                 s.state,
                 s.step or "",
                 f"{s.size_mb:,.1f}",
             )
             for s in summaries
         ],
-        ("run", "task", "model", "data", "val loss", "status", "step", "MB"),
+        ("run", "task", "model", "data", "best", "status", "step", "MB"),
         right=(4, 6, 7),
         stdout=True,
     )

@@ -71,7 +71,7 @@ def _train(
     resumed: tuple[Path, Mapping[str, Any]] | None = None,
 ) -> int:
     """resumed: the checkpoint file to go on from and its `llm` part."""
-    from llmcli import assembly, checkpoint
+    from llmcli import assembly, checkpoint, results
     from llmcli.report import summary
     from llmcli.tokenizers import store
     from llmcli.trainer import build_trainer
@@ -90,8 +90,6 @@ def _train(
     ui.say("run", str(folder))
     ui.note("")
     plain = configs.resolved(parts.config)
-    runs.write_config(folder, plain)
-    store.save(parts.prepared.tokenizer, folder / "tokenizer")
     parts.task.run_state = checkpoint.whole(
         config=plain, tokenizer=parts.prepared.tokenizer, manifest=parts.prepared.manifest, seed=int(cfg.seed)
     )
@@ -102,13 +100,16 @@ def _train(
     if parts.settings.compile:
         parts.task.compile_inner()
     trainer = build_trainer(parts.settings, callbacks=callbacks, folder=folder)
+    if trainer.is_global_zero:
+        runs.write_config(folder, plain)
+        store.save(parts.prepared.tokenizer, folder / "tokenizer")
     try:
         trainer.fit(
             parts.task, datamodule=parts.data, ckpt_path=str(resumed[0]) if resumed else None, weights_only=True
         )
         if trainer.is_global_zero:
-            figures = summary.sum_up(parts, history, folder=folder, prompt=prompt)
-            history.write_status("completed")
+            figures = results.conclude(parts, history, folder=folder)
+            summary.sum_up(history, figures, folder=folder, prompt=prompt)
             if cfg.json:
                 ui.out_json(figures)
     except SystemExit as stop:

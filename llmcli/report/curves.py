@@ -1,63 +1,75 @@
-"""curves.png: training and validation loss over steps, from metrics.csv."""
+"""curves.png: the losses over steps, and the figure that decides what is best, from metrics.csv."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from llmcli import files
 from llmcli.callbacks.history import read_rows
 
+Points = list[tuple[int, float]]  # (optimizer step, figure)
+_TRAINING, _VALIDATION, _FLOOR = "#9db4d6", "#1f4e9c", "#b5651d"
 
-def draw(folder: Path, *, floor: float | None) -> Path:
-    """Draw the run's losses (nats per token), its best validation and the n-gram floor; returns the PNG's path."""
+
+def draw(folder: Path, *, monitor: str, higher_is_better: bool, floor: float | None) -> Path:
+    """Draw the run's losses (nats per token) and the n-gram floor; returns the PNG's path.
+
+    monitor: the figure of which the best validation is marked, without `val_`; one that is no loss gets a panel.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     rows = read_rows(folder / "metrics.csv")
-    train = [(int(r["step"]), float(r["loss"])) for r in rows if r.get("loss")]
-    val = [(int(r["step"]), float(r["val_loss"])) for r in rows if r.get("val_loss")]
-    figure, axes = plt.subplots(figsize=(7.5, 4.2), dpi=130, layout="constrained")
+    train, val, monitored = (_points(rows, name) for name in ("loss", "val_loss", f"val_{monitor}"))
+    panels = 1 if monitor == "loss" else 2
+    figure, grid = plt.subplots(
+        panels, 1, figsize=(7.5, 1.6 + 2.6 * panels), dpi=130, layout="constrained", sharex=True, squeeze=False
+    )
+    axes, last = grid[0, 0], grid[-1, 0]
     if train:
-        axes.plot(*zip(*train, strict=True), color="#9db4d6", linewidth=1.0, label="training")
+        axes.plot(*zip(*train, strict=True), color=_TRAINING, linewidth=1.0, label="training")
     if val:
-        axes.plot(
-            *zip(*val, strict=True),
-            color="#1f4e9c",
-            marker="o",
-            markersize=3.5,
-            linewidth=1.6,
-            label="validation",
-        )
-        step, best = min(val, key=lambda point: point[1])
-        axes.annotate(
-            f"{best:.3f}",
-            (step, best),
-            textcoords="offset points",
-            xytext=(0, 8),
-            ha="center",
-            color="#1f4e9c",
-        )
+        _validations(axes, val, "validation")
     if floor is not None:
-        axes.axhline(floor, color="#b5651d", linestyle="--", linewidth=1.2, label=f"5-gram {floor:.3f}")
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.set_title(str(folder), fontsize=9, loc="left")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+        axes.axhline(floor, color=_FLOOR, linestyle="--", linewidth=1.2, label=f"5-gram {floor:.3f}")
     if train or val:
         axes.legend(frameon=False)
-        every = sorted(v for _, v in [*train, *val])
-        low, high = (
-            every[0],
-            every[min(len(every) - 1, int(0.98 * len(every)))],
-        )  # the first steps would flatten the rest
-        floors = [floor] if floor is not None else []
-        bottom, top = min([low, *floors]), max([high, *floors])
-        margin = 0.06 * max(top - bottom, 0.1)
-        axes.set_ylim(bottom - margin, top + 2 * margin)
+        axes.set_ylim(*_limits([value for _, value in [*train, *val]], floor))
+    if last is not axes and monitored:
+        _validations(last, monitored, monitor)
+        last.set_ylabel(monitor.replace("_", " "))
+    if monitored:
+        step, best = (max if higher_is_better else min)(monitored, key=lambda point: point[1])
+        last.annotate(
+            f"{best:.3f}", (step, best), textcoords="offset points", xytext=(0, 8), ha="center", color=_VALIDATION
+        )
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_title(str(folder), fontsize=9, loc="left")
+    last.set_xlabel("optimizer step")
+    for each in grid[:, 0]:
+        each.grid(alpha=0.25)
+        each.spines[["top", "right"]].set_visible(False)
     path = folder / "curves.png"
     files.write_atomic(path, lambda file: figure.savefig(file, format="png"))
     plt.close(figure)
     return path
+
+
+def _points(rows: list[dict[str, str]], name: str) -> Points:
+    return [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+
+
+def _validations(axes: Any, points: Points, label: str) -> None:
+    axes.plot(*zip(*points, strict=True), color=_VALIDATION, marker="o", markersize=3.5, linewidth=1.6, label=label)
+
+
+def _limits(losses: list[float], floor: float | None) -> tuple[float, float]:
+    """Of the y axis: without the first steps, which would flatten the rest."""
+    every = sorted(losses)
+    floors = [] if floor is None else [floor]
+    bottom, top = min([every[0], *floors]), max([every[min(len(every) - 1, int(0.98 * len(every)))], *floors])
+    margin = 0.06 * max(top - bottom, 0.1)
+    return bottom - margin, top + 2 * margin

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmcli import checkpoint, files, runs, ui
-from llmcli import config as configs
+from llmcli import ui
 from llmcli.assembly import Parts, matrix_parameters
 from llmcli.callbacks.history import History
-from llmcli.data.prepare import Prepared
-from llmcli.evaluation import evaluate
-from llmcli.models import ngram
-from llmcli.report.curves import draw
+from llmcli.results import FLOOR_ORDER
 from llmcli.trainer import describe_device
-from llmcli.trust import packages_of
-
-FLOOR_ORDER = 5
-FLOOR_TOKENS = 5_000_000  # of each split: seconds of work and a few hundred MB
 
 
 def count(n: float) -> str:
@@ -103,69 +96,19 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def sum_up(parts: Parts, history: History, *, folder: Path, prompt: str) -> dict[str, Any]:
-    """Write metrics.json and curves.png, say how it went and what to type next; returns the figures."""
-    now = history.now
-    best = dict(now.best)
-    whole_split = parts.data.eval_size * parts.data.seq_len * parts.settings.val_batches
-    if best and whole_split < parts.prepared.count("tokens", "val"):
-        # validations read a part of the split; the figure that is reported reads all of it, with the best weights
-        best = _score_best(parts, folder)
-    floor = ngram_floor(parts.prepared)
-    figures: dict[str, Any] = {
-        **{f"val_{name}": value for name, value in best.items()},
-        "perplexity": best.get("perplexity"),
-        "best_step": now.best_step,
-        "steps": now.step,
-        "tokens": now.tokens,
-        "seconds": round(history.elapsed(), 2),
-        "tokens_per_second": now.tokens_per_second,
-        "floor_loss": floor,
-        "run": str(folder),
-    }
-    files.write_json(folder / "metrics.json", figures)
-    curves = draw(folder, floor=floor)
+def sum_up(history: History, figures: Mapping[str, Any], *, folder: Path, prompt: str) -> None:
+    """How it went and what to type next. figures: those of metrics.json."""
+    best, now = history.now.best, history.now
     at = "" if now.best_step is None else f"          validation   best at step {now.best_step:,}"
     ui.note(f"done in {ui.clock(history.elapsed())}{at}")
     if best:
         shown = {"perplexity": "perplexity", "bits_per_byte": "bits/byte", "accuracy": "accuracy"}
-        line = [f"loss {best['loss']:.3f} nats/token"]
-        line += [f"{label} {best[name]:.3f}" for name, label in shown.items() if name in best]
-        if floor is not None:
-            line.append(f"({FLOOR_ORDER}-gram loss {floor:.3f})")
+        shown.setdefault(history.monitor, history.monitor.replace("_", " "))
+        line = [f"loss {best['loss']:.3f} nats/token"] if "loss" in best else []
+        line += [f"{label} {best[name]:.3f}" for name, label in shown.items() if name in best and name != "loss"]
+        if figures["floor_loss"] is not None:
+            line.append(f"({FLOOR_ORDER}-gram loss {figures['floor_loss']:.3f})")
         ui.note("  " + "   ".join(line))
     quoted = prompt.replace("\\", "\\\\").replace('"', '\\"')
-    ui.note(f"  curves  {curves}")
+    ui.note(f"  curves  {folder / 'curves.png'}")
     ui.note(f'  next    llm generate ckpt={folder} --prompt "{quoted}"')
-    return figures
-
-
-def _score_best(parts: Parts, folder: Path) -> dict[str, float]:
-    # what the user wrote for this run is his own; of a resumed run it is what was trusted
-    own = packages_of(configs.resolved(parts.config)) if parts.trusted is None else ()
-    task = checkpoint.load(runs.resolve(str(folder), "use"), packages=own).task
-    prepared = parts.prepared
-    with ui.Meter() as meter:
-        return evaluate(
-            task,
-            parts.data.eval_loader("val", alone=True),  # the other processes have left
-            device=parts.task.device,
-            text={unit: float(prepared.count(unit, "val")) for unit in ("bytes", "characters")},
-            on_batch=lambda n: meter("scoring the whole validation split", n, prepared.count("tokens", "val")),
-        )
-
-
-def ngram_floor(prepared: Prepared) -> float | None:
-    """Validation loss of the interpolated Kneser-Ney model on the same tokens, computed once for prepared data."""
-    path = prepared.path / "floor.json"
-    known = files.read_json(path).get("loss")
-    if known is None:
-        train, val = prepared.split("train"), prepared.split("val")
-        known = ngram.floor(
-            train.read(0, min(len(train), FLOOR_TOKENS)),
-            val.read(0, min(len(val), FLOOR_TOKENS)),
-            prepared.tokenizer.vocab_size,
-            order=FLOOR_ORDER,
-        )
-        files.write_json(path, {"loss": known, "order": FLOOR_ORDER})
-    return float(known)

@@ -1,0 +1,76 @@
+"""What a run came to: its best weights on the whole validation split, beside what counting n-grams gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmcli import checkpoint, files, runs, ui
+from llmcli import config as configs
+from llmcli.assembly import Parts
+from llmcli.callbacks.history import History
+from llmcli.data.prepare import Prepared
+from llmcli.evaluation import evaluate
+from llmcli.models import ngram
+from llmcli.report.curves import draw
+from llmcli.trust import packages_of
+
+FLOOR_ORDER = 5
+FLOOR_TOKENS = 5_000_000  # of each split: seconds of work and a few hundred MB
+
+
+def conclude(parts: Parts, history: History, *, folder: Path) -> dict[str, Any]:
+    """Write metrics.json, curves.png and the final status; returns the figures of metrics.json."""
+    now = history.now
+    read = parts.data.eval_size * parts.data.seq_len * parts.settings.val_batches
+    if now.best and read < parts.prepared.count("tokens", "val"):
+        # validations read a part of the split; the figure that is reported reads all of it, with the best weights
+        history.replace_best(_score_best(parts, folder))
+    floor = ngram_floor(parts.prepared)
+    figures: dict[str, Any] = {
+        **{f"val_{name}": value for name, value in now.best.items()},
+        **history.verdict(),
+        "perplexity": now.best.get("perplexity"),
+        "best_step": now.best_step,
+        "steps": now.step,
+        "tokens": now.tokens,
+        "seconds": round(history.elapsed(), 2),
+        "tokens_per_second": now.tokens_per_second,
+        "floor_loss": floor,
+        "run": str(folder),
+    }
+    files.write_json(folder / "metrics.json", figures)
+    draw(folder, monitor=history.monitor, higher_is_better=history.higher_is_better, floor=floor)
+    history.write_status("completed")
+    return figures
+
+
+def _score_best(parts: Parts, folder: Path) -> dict[str, float]:
+    # what the user wrote for this run is his own; of a resumed run it is what was trusted
+    own = packages_of(configs.resolved(parts.config)) if parts.trusted is None else ()
+    task = checkpoint.load(runs.resolve(str(folder), "use"), packages=own).task
+    prepared = parts.prepared
+    with ui.Meter() as meter:
+        return evaluate(
+            task,
+            parts.data.eval_loader("val", alone=True),  # the other processes have left
+            device=parts.task.device,
+            text={unit: float(prepared.count(unit, "val")) for unit in ("bytes", "characters")},
+            on_batch=lambda n: meter("scoring the whole validation split", n, prepared.count("tokens", "val")),
+        )
+
+
+def ngram_floor(prepared: Prepared) -> float | None:
+    """Validation loss of the interpolated Kneser-Ney model on the same tokens, computed once for prepared data."""
+    path = prepared.path / "floor.json"
+    known = files.read_json(path).get("loss")
+    if known is None:
+        train, val = prepared.split("train"), prepared.split("val")
+        known = ngram.floor(
+            train.read(0, min(len(train), FLOOR_TOKENS)),
+            val.read(0, min(len(val), FLOOR_TOKENS)),
+            prepared.tokenizer.vocab_size,
+            order=FLOOR_ORDER,
+        )
+        files.write_json(path, {"loss": known, "order": FLOOR_ORDER})
+    return float(known)
