@@ -8,11 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.optim import Optimizer
 
 from llmcli import ui
 from llmcli.callbacks.checkpoints import Checkpoints, validation_due
 from llmcli.callbacks.history import History
 from llmcli.seeds import mix
+from llmcli.tasks.base import Task
 from llmcli.trainer import Budget
 
 
@@ -36,13 +38,22 @@ class StepSeeds(pl.Callback):
 class BudgetStop(pl.Callback):
     """Ends the fit when the budget is used up; Lightning then validates once more, whatever val_every says.
 
-    A resumed run that has used it up before takes no step at all.
+    It also tells the task, for its schedule, how much is used up. A limit of time is read off the first process's
+    clock once a step: with clocks of their own the processes would take different learning rates. A resumed run that
+    has used up its budget before takes no step at all.
     """
 
     def __init__(self, *, budget: Budget, history: History) -> None:
         self._budget, self._history = budget, history
+        self._elapsed = 0.0
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, Task)
+        # the middle of the step: a warm-up from zero would waste the first one
+        pl_module.progress = lambda step: self._budget.progress(step + 0.5, self._elapsed)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._read_clock(trainer, pl_module.device)
         if self._over(trainer):
             ui.note(f"step {trainer.global_step:,} is the end of the budget; a larger one goes on from there")
             trainer.should_stop = True
@@ -53,12 +64,24 @@ class BudgetStop(pl.Callback):
         if self._over(trainer):
             trainer.should_stop = True
 
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        self._read_clock(trainer, pl_module.device)  # before the scheduler takes the rate of the next step
+
+    def _read_clock(self, trainer: pl.Trainer, device: torch.device) -> None:
+        if self._budget.seconds is None:
+            return
+        self._elapsed = self._history.elapsed()
+        if trainer.world_size > 1:
+            mine = torch.tensor(self._elapsed if trainer.is_global_zero else 0.0, device=device)
+            self._elapsed = float(trainer.strategy.reduce(mine, reduce_op="sum"))
+
     def _over(self, trainer: pl.Trainer) -> bool:
         budget = self._budget
-        over = budget.steps is not None and trainer.global_step >= budget.steps
-        if budget.seconds is not None and not over:
-            over = trainer.strategy.reduce_boolean_decision(self._history.elapsed() >= budget.seconds, all=False)
-        return over
+        return (budget.steps is not None and trainer.global_step >= budget.steps) or (
+            budget.seconds is not None and self._elapsed >= budget.seconds
+        )
 
 
 class StopSignal(pl.Callback):

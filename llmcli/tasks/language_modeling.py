@@ -103,9 +103,29 @@ class LanguageModeling(Task):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         state = self._carried["train"]
-        if state is not None:
-            checkpoint["llm"]["carried"] = {k: v.cpu() for k, v in cast(Any, state).tensors().items()}
+        if state is not None:  # every process has rows of its own, and so a state of its own
+            gathered = {name: self._gather(value) for name, value in cast(Any, state).tensors().items()}
+            checkpoint["llm"]["carried"] = [
+                {name: values[rank] for name, values in gathered.items()} for rank in range(self.trainer.world_size)
+            ]
+
+    def _gather(self, value: Tensor) -> list[Tensor]:
+        """The tensor of each process, in the order of their ranks, on the CPU."""
+        values = [value]
+        if self.trainer.world_size > 1:
+            values = [torch.empty_like(value) for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather(values, value.contiguous())
+        return [each.cpu() for each in values]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises InputError when the run had another number of processes, whose states are not this one's."""
         super().on_load_checkpoint(checkpoint)
-        self._resumed = checkpoint["llm"].get("carried")
+        carried = checkpoint["llm"].get("carried")
+        if carried is None:
+            return
+        if len(carried) != self.trainer.world_size:
+            raise InputError(
+                f"the run carries the state of {len(carried)} processes, and this is one of {self.trainer.world_size}",
+                f"continue it on a machine where trainer.devices gives {len(carried)}",
+            )
+        self._resumed = carried[self.trainer.global_rank]
