@@ -1,15 +1,15 @@
 """Write and read checkpoints: the only torch.load of the program.
 
-A checkpoint is Lightning's dictionary plus `llm`: {format, config, tokenizer, data, versions, seed, tokens_seen}.
-It holds tensors and plain containers alone, so nothing in it can run code, and it is written beside its target, synced
-and renamed, so a full disk or a kill never costs the previous one.
+A checkpoint is Lightning's dictionary plus `llm`: {format, config, choices, tokenizer, data, versions, seed,
+tokens_seen}. It holds tensors and plain containers alone, so nothing in it can run code, and it is written beside its
+target, synced and renamed, so a full disk or a kill never costs the previous one.
 """
 
 from __future__ import annotations
 
 import platform
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -113,11 +113,17 @@ def _check_parts(path: Path, llm: dict[str, Any]) -> None:
         )
 
 
-def whole(*, config: dict[str, Any], tokenizer: Tokenizer, manifest: dict[str, Any], seed: int) -> dict[str, Any]:
-    """What makes a checkpoint stand alone, in plain containers; goes to `Task.run_state`."""
+def whole(
+    *, config: dict[str, Any], choices: Mapping[str, str], tokenizer: Tokenizer, manifest: dict[str, Any], seed: int
+) -> dict[str, Any]:
+    """What makes a checkpoint stand alone, in plain containers; goes to `Task.run_state`.
+
+    choices: config group -> option, the names by which the run is shown.
+    """
     return {
         "format": FORMAT,
         "config": config,
+        "choices": dict(choices),
         "tokenizer": store.to_files(tokenizer),
         "data": {"fingerprint": manifest["source"], "splits": manifest["splits"]},
         "seed": seed,

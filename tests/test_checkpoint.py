@@ -113,6 +113,33 @@ def test_truncated_and_foreign_files(run, llm, tmp_path):
     assert "is not a checkpoint of llm" in result.err
 
 
+@pytest.mark.parametrize("content", [b"", b"ab", b"\x80\x02", b"PK", b"PK\x03\x04" + b"x" * 100])
+def test_a_file_that_is_no_archive_is_no_checkpoint(llm, tmp_path, content):
+    path = tmp_path / "short.ckpt"
+    path.write_bytes(content)
+    result = llm("generate", f"ckpt={path}", "--prompt", "x")
+    assert result.code == 2
+    assert "truncated or not a checkpoint" in result.err and "run code" not in result.err
+
+
+@pytest.mark.parametrize("part", ["config", "tokenizer", "data"])
+def test_a_checkpoint_without_one_of_its_parts_is_refused(run, llm, part):
+    changed = _rewrite(run / "checkpoints" / "best.ckpt", lambda content: content["llm"].pop(part))
+    for arguments in (["generate", f"ckpt={changed}", "--prompt", "x"], ["eval", f"ckpt={changed}"]):
+        result = llm(*arguments)
+        assert result.code == 2
+        assert f"is not a whole checkpoint: it lacks {part}" in result.err
+    bare = _rewrite(run / "checkpoints" / "best.ckpt", lambda content: content.update(llm={"format": 1}))
+    assert "is not a whole checkpoint: it lacks config" in llm("eval", f"ckpt={bare}").err
+
+
+@pytest.mark.parametrize("section", ["model", "facts", "data"])
+def test_a_config_without_one_of_its_sections_is_refused(run, section):
+    changed = _rewrite(run / "checkpoints" / "best.ckpt", lambda content: content["llm"]["config"].pop(section))
+    with pytest.raises(CheckpointError, match=f"it lacks config.{section}"):
+        checkpoint.read(changed)
+
+
 def test_another_format_version_says_which(run):
     def older(content):
         content["llm"]["format"] = 99

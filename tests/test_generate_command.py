@@ -60,7 +60,7 @@ def test_json(generate, trained):
     assert content["seed"] == 1 and content["ckpt"] == str(trained / "checkpoints" / "best.ckpt")
     assert len(content["results"]) == 2
     for each in content["results"]:
-        assert set(each) == {"prompt", "text", "ids", "logprobs", "finish_reason"}
+        assert set(each) == {"prompt", "text", "ids", "logprobs", "finish_reason", "prompt_dropped"}
         assert len(each["ids"]) == len(each["logprobs"]) == 12 and each["finish_reason"] in ("length", "end")
         assert max(each["logprobs"]) <= 0
 
@@ -117,6 +117,15 @@ def test_characters_are_never_split(generate):
 def test_generation_goes_on_past_the_context(generate):
     [long] = results(generate("--prompt", "the cat sees " * 5, "max_new_tokens=50", "decoding=greedy", "--json"))
     assert len(long["ids"]) == 50 or long["finish_reason"] == "end"
+
+
+def test_a_prompt_beyond_the_context_is_said_to_be_cut(generate):
+    """The model reads 16 tokens and keeps three quarters of them of a longer prompt."""
+    long = generate("--prompt", "the cat sees " * 5, "--json")
+    assert results(long)[0]["prompt_dropped"] > 65 - 16
+    assert f"the first {results(long)[0]['prompt_dropped']} tokens of the prompt were not read" in long.err
+    short = generate("--prompt", "the cat", "--json")
+    assert results(short)[0]["prompt_dropped"] == 0 and "were not read" not in short.err
 
 
 def test_what_is_not_the_text_goes_to_stderr(generate):

@@ -72,6 +72,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             if i:
                 ui.out("---")
             ui.out(f"{result.prompt}{result.text}")
+    if dropped := max(result.prompt_dropped for result in results):
+        ui.note(f"the first {dropped:,} tokens of the prompt were not read: it is longer than the model's context")
     ui.note(f"{tokens} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s, seed {cfg.seed}")
     return 0
 
@@ -83,6 +85,7 @@ def _plain(result: Any) -> dict[str, Any]:
         "ids": list(result.ids),
         "logprobs": [round(value, 6) for value in result.logprobs],
         "finish_reason": result.finish_reason,
+        "prompt_dropped": result.prompt_dropped,
     }
 
 
