@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,22 +29,25 @@ Purpose = Literal["use", "resume"]
 def create(*, data: str, model: str, given: str | None) -> Path:
     """The folder of a new run, made now: `given`, or runs/<data>-<model>/<time>, unique.
 
-    All ranks of one launch get the folder of the first. Raises InputError when `given` already holds a run or the
-    folder cannot be written.
+    All ranks of one launch get the folder of the first. A folder whose run ended before its first checkpoint may be
+    taken again. Raises InputError when `given` already holds a run or the folder cannot be written.
     """
     decided = os.environ.get(RUN_DIR_VARIABLE)
     if decided and "LOCAL_RANK" in os.environ:
         return Path(decided)
     if given:
         folder = Path(given)
-        if (folder / "config.yaml").exists():
+        if _is_run(folder) and summarise(folder).state == "running":
+            raise InputError(f"{folder} holds a run that is going on", "another hydra.run.dir= starts beside it")
+        if any(folder.glob("checkpoints/*.ckpt")):
             raise InputError(
                 f"{folder} already holds a run",
                 f"llm train resume={folder} continues it; another hydra.run.dir= starts beside it",
             )
         _make(folder, exist_ok=True)
     else:
-        base = ROOT / f"{data}-{model}" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        # the names may come from a file, and an option may stand in a folder of its group
+        base = ROOT / re.sub(r"[^\w.-]", "-", f"{data}-{model}") / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         folder, n = base, 1
         while True:
             try:
@@ -72,16 +77,29 @@ def find(root: Path = ROOT) -> list[Path]:
     """Every run folder below `root`, oldest first."""
     if not root.is_dir():
         return []
-    found = [path.parent for path in root.rglob("config.yaml") if (path.parent / "status.json").exists()]
+    found = [path.parent for path in root.rglob("config.yaml") if _is_run(path.parent)]
     return sorted(found, key=lambda folder: ((folder / "config.yaml").stat().st_mtime, str(folder)))
 
 
-def write_config(folder: Path, config: dict[str, Any]) -> None:
-    """config.yaml, complete and resolved, and the checkpoints folder."""
+def _is_run(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and (folder / "status.json").is_file()
+
+
+def begin(folder: Path, config: dict[str, Any], choices: Mapping[str, str], *, start: Path | None = None) -> None:
+    """config.yaml, complete and resolved, a first status.json, and the checkpoints folder.
+
+    From here on it is a run to `llm runs`, even if it dies before its first step. start: a checkpoint from elsewhere
+    that a new run goes on from, and its best.ckpt until a validation is better.
+    """
     from omegaconf import OmegaConf
 
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     files.write_atomic(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)).encode())
+    known = files.read_json(folder / "status.json")
+    here = {"state": "running", "pid": os.getpid(), "host": platform.node(), "choices": dict(choices)}
+    files.write_json(folder / "status.json", {**known, **here})
+    if start is not None:
+        files.write_atomic(folder / "checkpoints" / "best.ckpt", start.read_bytes())
 
 
 def resolve(ckpt: str | None, purpose: Purpose, root: Path = ROOT) -> Path:
@@ -109,13 +127,16 @@ def resolve(ckpt: str | None, purpose: Purpose, root: Path = ROOT) -> Path:
             return path / "checkpoints" / name
     if not (path / "config.yaml").is_file():
         raise CheckpointError(f"{path} is not a run folder", "llm runs lists the runs")
-    raise CheckpointError(f"{path} has no checkpoint yet", "a run saves its first one at its first validation")
+    raise CheckpointError(
+        f"{path} has no checkpoint yet: a run saves its first one at its first validation",
+        f"if it has ended, hydra.run.dir={path} may be used again, and llm runs delete {path} removes it",
+    )
 
 
 def folder_of(checkpoint: Path) -> Path | None:
     """The run folder around a checkpoint file, None for a file on its own."""
-    folder = checkpoint.resolve().parent.parent
-    return folder if (folder / "config.yaml").exists() else None
+    place = checkpoint.resolve().parent
+    return place.parent if place.name == "checkpoints" and (place.parent / "config.yaml").exists() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +194,6 @@ def _alive(pid: int | None, host: str | None, folder: Path) -> bool:
 
 def delete(folder: Path) -> None:
     """Remove a run folder. Raises InputError when it is no run folder, so that nothing else can be lost."""
-    if not (folder / "config.yaml").is_file() or not (folder / "status.json").is_file():
+    if not _is_run(folder):
         raise InputError(f"{folder} is not a run folder", "llm runs lists them")
     shutil.rmtree(folder)

@@ -199,6 +199,86 @@ def test_a_signal_saves_and_says_how_to_go_on(llm, small, tmp_path, number, code
     assert whole.exists() is False
 
 
+def test_a_lone_checkpoint_goes_on_exactly_in_a_new_folder(llm, small, tmp_path, monkeypatch):
+    common = [*small, *TRANSFORMER, "callbacks.checkpoints.every=0.000001", "callbacks.checkpoints.keep=99"]
+    whole = tmp_path / "whole"
+    assert llm("train", *common, f"hydra.run.dir={whole}").code == 0
+    lone = tmp_path / "lone" / "model.ckpt"
+    lone.parent.mkdir()
+    lone.write_bytes((whole / "checkpoints" / "step-00000007.ckpt").read_bytes())
+    given = tmp_path / "given"
+    assert llm("train", f"resume={lone}", f"hydra.run.dir={given}").code == 0
+    assert llm("train", f"resume={lone}").code == 0
+    [named] = (tmp_path / "runs" / "text-transformer").iterdir()
+    for folder in (given, named):
+        assert _last(folder)["global_step"] == 12
+        for key, value in _last(whole)["state_dict"].items():
+            assert torch.equal(value, _last(folder)["state_dict"][key]), key
+        after = [row["loss"] for row in read_rows(whole / "metrics.csv") if int(row["step"]) > 7]
+        assert [row["loss"] for row in read_rows(folder / "metrics.csv")] == after
+        assert runs.summarise(folder).state == "completed" and runs.summarise(folder).model == "transformer"
+    assert lone.parent.is_dir() and len(list(lone.parent.iterdir())) == 1
+    refused = llm("train", f"resume={whole}", f"hydra.run.dir={tmp_path / 'third'}")
+    assert refused.code == 2 and "goes on in its own folder" in refused.err
+
+
+def test_a_lone_checkpoint_is_the_best_of_its_new_folder_from_the_start(llm, small, tmp_path, monkeypatch):
+    assert llm("train", *small, *TRANSFORMER, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    lone = (tmp_path / "run" / "checkpoints" / "last.ckpt").rename(tmp_path / "model.ckpt")
+    monkeypatch.setattr(StepSeeds, "on_train_batch_start", lambda *args: _kill())
+    with pytest.raises(Killed):
+        llm("train", f"resume={lone}", "trainer.max_steps=14", f"hydra.run.dir={tmp_path / 'new'}")
+    assert (tmp_path / "new" / "checkpoints" / "best.ckpt").read_bytes() == lone.read_bytes()
+
+
+def _kill() -> None:
+    raise Killed
+
+
+def test_a_run_that_died_before_its_first_checkpoint_may_start_again(llm, small, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    command = ["train", *small, *TRANSFORMER, f"hydra.run.dir={folder}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(StepSeeds, "on_train_batch_start", lambda *args: _kill())
+        with pytest.raises(Killed):
+            llm(*command)
+    running = llm(*command)  # its process, this one, is alive
+    assert running.code == 2 and "holds a run that is going on" in running.err
+    files.write_json(folder / "status.json", {**files.read_json(folder / "status.json"), "pid": 2**22 + 1})
+    assert "killed" in llm("runs", f"dir={tmp_path}").out
+    nothing_yet = llm("train", f"resume={folder}")
+    assert nothing_yet.code == 2
+    assert "has no checkpoint yet" in nothing_yet.err and f"llm runs delete {folder}" in nothing_yet.err
+    assert llm(*command).code == 0
+    again = llm(*command)
+    assert again.code == 2 and f"llm train resume={folder} continues it" in again.err
+
+
+def test_a_run_is_listed_and_deleted_before_its_first_step(llm, small, tmp_path, monkeypatch):
+    folder = tmp_path / "runs" / "mine"
+
+    def no_memory(*args: object, **kwargs: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr("pytorch_lightning.Trainer.fit", no_memory)
+    with pytest.raises(Killed):
+        llm("train", *small, *TRANSFORMER, f"hydra.run.dir={folder}")
+    assert runs.summarise(folder).model == "transformer"
+    files.write_json(folder / "status.json", {**files.read_json(folder / "status.json"), "pid": 2**22 + 1})
+    assert "killed" in llm("runs").out
+    assert llm("runs", "delete", str(folder), "--yes").code == 0 and not folder.exists()
+
+
+def test_a_resumed_run_can_be_tried_without_training(llm, small, tmp_path):
+    folder = tmp_path / "run"
+    assert llm("train", *small, *TRANSFORMER, f"hydra.run.dir={folder}").code == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    tried = llm("train", f"resume={folder}", "trainer.max_steps=20", "--dry-run", "--json")
+    assert tried.code == 0, tried.err
+    assert json.loads(tried.out)["steps"] == 20
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
 def test_resume_refuses_to_become_another_run(llm, small, tmp_path):
     folder = tmp_path / "run"
     assert llm("train", *small, *TRANSFORMER, f"hydra.run.dir={folder}").code == 0
@@ -216,3 +296,33 @@ def test_resume_notices_that_the_data_has_changed(llm, small, tmp_path, corpus):
     refused = llm("train", f"resume={folder}", "trainer.max_steps=14")
     assert refused.code == 2
     assert "the data has changed" in refused.err
+
+
+def test_another_rate_and_clipping_hold_from_the_checkpoint_on_and_are_said(llm, small, tmp_path):
+    """The way out of a loss that became infinite: an exact continuation would only become infinite again."""
+    common = [*small, *TRANSFORMER, "optimizer=adamw", "schedule=constant", "schedule.warmup=0"]
+    same, other = tmp_path / "same", tmp_path / "other"
+    for folder in (same, other):
+        assert llm("train", *common, f"hydra.run.dir={folder}").code == 0
+    lr = _last(same)["optimizer_states"][0]["param_groups"][0]["lr"]
+    resumed = llm("train", f"resume={same}", "trainer.max_steps=14", f"optimizer.lr={lr}")
+    assert resumed.code == 0 and "no longer the same run" not in resumed.err
+    resumed = llm(
+        "train", f"resume={other}", "trainer.max_steps=14",
+        f"optimizer.lr={lr / 4}", "optimizer.weight_decay=0.5", "trainer.clip_norm=0.5",
+    )  # fmt: skip
+    assert resumed.code == 0
+    assert f"optimizer.lr was {lr} and is now {lr / 4}: from here on this is no longer the same run" in resumed.err
+    assert "trainer.clip_norm was 1.0 and is now 0.5" in resumed.err
+    content = _last(other)
+    groups = content["optimizer_states"][0]["param_groups"]
+    assert all(group["lr"] == group["initial_lr"] == lr / 4 for group in groups)
+    assert groups[0]["weight_decay"] == 0.5
+    assert content["lr_schedulers"][0]["base_lrs"] == [lr / 4] * len(groups)
+    rows = [float(row["lr"]) for row in read_rows(other / "metrics.csv") if row["lr"]]
+    assert rows == pytest.approx([lr] * 12 + [lr / 4] * 2)
+    assert not torch.equal(
+        content["state_dict"]["model.input_embedding.weight"],
+        _last(same)["state_dict"]["model.input_embedding.weight"],
+    )
+    assert all(state["step"] == 14 for state in content["optimizer_states"][0]["state"].values())

@@ -542,6 +542,6 @@ def test_a_checkpoint_does_not_decide_what_is_downloaded(llm, trained, tmp_path,
 
     monkeypatch.setattr("llmcli.data.download.urlopen", no_download)
     path = _with_data(trained, tmp_path, "tinyshakespeare", {"reader": "single_text"})
-    for arguments in (["eval", f"ckpt={path}"],):
+    for arguments in (["eval", f"ckpt={path}"], ["train", f"resume={path}"]):
         refused = llm(*arguments)
         assert refused.code == 2 and "the run's data is not on this machine any more: http" in refused.err

@@ -9,10 +9,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from llmcli import config as configs
-from llmcli import files, runs, ui
+from llmcli import runs, ui
 from llmcli.errors import InputError
 
-# What a resumed run may change: how long it goes on, and how it reports.
+# What a resumed run may change and then is another run: the way out of a loss that became infinite.
+_NO_LONGER_THE_SAME = ("optimizer.", "trainer.clip_norm")
+# What it may change besides: how long it goes on, and how it reports.
 _CHANGEABLE = (
     "trainer.max_steps",
     "trainer.max_epochs",
@@ -20,7 +22,9 @@ _CHANGEABLE = (
     "trainer.max_tokens",
     "trainer.log_every",
     "callbacks.checkpoints.",
+    *_NO_LONGER_THE_SAME,
     "resume",
+    "dry_run",
     "json",
     "hydra.",
 )
@@ -40,27 +44,35 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
 
 
 def _resume(cfg: DictConfig, launch: configs.Launch) -> int:
-    """Continue exactly: the run's own config, but for a longer budget."""
+    """Continue exactly: the run's own config, but for a longer budget; in its folder, or a new one for a lone file."""
     from llmcli import checkpoint
 
     path = runs.resolve(str(cfg.resume), "resume")
     content = checkpoint.read(path)
     folder = runs.folder_of(path)
-    if folder is None:
-        raise InputError(f"{path} stands alone, without its run folder", "resume= takes a run folder")
+    if folder is not None and launch.run_dir is not None:
+        raise InputError(
+            f"resume={cfg.resume} goes on in its own folder, not in {launch.run_dir}",
+            f"resume={path.name} of a copy that stands alone begins a folder of its own",
+        )
     saved = OmegaConf.create(content["llm"]["config"])
     for override in launch.overrides:
         key = override.lstrip("+~").partition("=")[0]
         if not key.startswith(_CHANGEABLE):
             raise InputError(
                 f"resume continues a run as it was: {key} cannot change",
-                "trainer.max_steps, max_epochs, max_time and max_tokens can; for anything else start a new run",
+                "trainer.max_steps, max_epochs, max_time, max_tokens, clip_norm and optimizer.lr can; "
+                "for anything else start a new run",
             )
-        if key.startswith(("trainer.", "callbacks.")):
-            OmegaConf.update(saved, key, OmegaConf.select(cfg, key))
-    saved.json = cfg.json
-    choices = files.read_json(folder / "status.json").get("choices", {})
-    return _train(saved, choices, run_dir=str(folder), resumed=(path, content["llm"]))
+        if key.startswith(("trainer.", "callbacks.", "optimizer.")):
+            before, now = OmegaConf.select(saved, key), OmegaConf.select(cfg, key)
+            OmegaConf.update(saved, key, now)
+            if before != now and key.startswith(_NO_LONGER_THE_SAME):
+                ui.note(f"{key} was {before} and is now {now}: from here on this is no longer the same run")
+    saved.json, saved.dry_run = cfg.json, cfg.dry_run
+    return _train(
+        saved, content["llm"].get("choices", {}), run_dir=launch.run_dir, folder=folder, resumed=(path, content["llm"])
+    )
 
 
 def _train(
@@ -68,9 +80,13 @@ def _train(
     choices: Mapping[str, str],
     *,
     run_dir: str | None,
+    folder: Path | None = None,
     resumed: tuple[Path, Mapping[str, Any]] | None = None,
 ) -> int:
-    """resumed: the checkpoint file to go on from and its `llm` part."""
+    """run_dir: where the user wants a new run. folder: of the run that goes on, None for a new one.
+
+    resumed: the checkpoint file to go on from and its `llm` part.
+    """
     from llmcli import assembly, checkpoint, results
     from llmcli.report import summary
     from llmcli.tokenizers import store
@@ -81,9 +97,8 @@ def _train(
         summary.introduce(parts)
         summary.dry_run(parts)
         return 0
-    if resumed and run_dir is not None:
-        folder = Path(run_dir)
-    else:
+    start = resumed[0] if resumed and folder is None else None
+    if folder is None:
         folder = runs.create(data=str(choices.get("data")), model=str(choices.get("model")), given=run_dir)
     ui.keep_log(folder / "log.txt")
     summary.introduce(parts)
@@ -91,17 +106,18 @@ def _train(
     ui.note("")
     plain = configs.resolved(parts.config)
     parts.task.run_state = checkpoint.whole(
-        config=plain, tokenizer=parts.prepared.tokenizer, manifest=parts.prepared.manifest, seed=int(cfg.seed)
+        config=plain,
+        choices=choices,
+        tokenizer=parts.prepared.tokenizer,
+        manifest=parts.prepared.manifest,
+        seed=int(cfg.seed),
     )
     history, callbacks, prompt = assembly.callbacks(parts, folder)
-    timed = parts.budget.seconds is not None
-    # the middle of the step: a warm-up from zero would waste the first one
-    parts.task.progress = lambda step: parts.budget.progress(step + 0.5, history.elapsed() if timed else 0.0)
     if parts.settings.compile:
         parts.task.compile_inner()
     trainer = build_trainer(parts.settings, callbacks=callbacks, folder=folder)
     if trainer.is_global_zero:
-        runs.write_config(folder, plain)
+        runs.begin(folder, plain, choices, start=start)
         store.save(parts.prepared.tokenizer, folder / "tokenizer")
     try:
         trainer.fit(
