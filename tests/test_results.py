@@ -8,12 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pytorch_lightning.utilities import rank_zero_only
 
 from llmcli import files, runs
 from llmcli.callbacks.history import History
 from llmcli.callbacks.progress import ProgressBar
 from llmcli.report.curves import draw
-from llmcli.trainer import Budget
+from llmcli.tasks.language_modeling import LanguageModeling
+from llmcli.trainer import Budget, TrainerSettings, build_trainer, quiet_lightning
 
 BUDGET = Budget(steps=10, seconds=None)
 
@@ -29,8 +31,6 @@ def validate(history: History, step: int, **figures: float) -> None:
         global_step=step, current_epoch=0, world_size=1,
         callback_metrics={f"val_{name}": value for name, value in figures.items()},
     )  # fmt: skip
-    from llmcli.tasks.language_modeling import LanguageModeling
-
     task = LanguageModeling.__new__(LanguageModeling)
     object.__setattr__(task, "tokens_seen", 64 * step)
     history._first_step = 0
@@ -102,3 +102,20 @@ def test_curves_have_a_panel_for_a_figure_that_is_no_loss(tmp_path):
         heights.append(int.from_bytes(picture[20:24], "big"))
     assert heights[1] > heights[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.csv"]
+
+
+def test_only_the_first_process_of_a_launch_writes_the_run(tmp_path, monkeypatch):
+    """torchrun tells each process its rank before the processes have met."""
+    launched = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400", "TORCHELASTIC_RUN_ID": "x"}  # fmt: skip
+    quiet_lightning()
+    settings = TrainerSettings(
+        max_steps=1, max_epochs=None, max_time=None, max_tokens=None, accelerator="cpu", devices=2, strategy="ddp",
+        precision="32-true", compile=False, accumulate=1, clip_norm=None, val_every=1, val_batches=1, log_every=1,
+        default_steps=1,
+    )  # fmt: skip
+    monkeypatch.setattr(rank_zero_only, "rank", 0)  # building a trainer sets it
+    for rank in (1, 0):
+        for name, value in {**launched, "RANK": str(rank), "LOCAL_RANK": str(rank)}.items():
+            monkeypatch.setenv(name, value)
+        assert build_trainer(settings, callbacks=[], folder=tmp_path).is_global_zero is (rank == 0)
