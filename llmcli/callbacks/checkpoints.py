@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 
 from llmcli.callbacks.history import History
 from llmcli.errors import InputError
+from llmcli.tasks.base import Task
 from llmcli.trainer import seconds
 
 
@@ -35,6 +36,9 @@ class Checkpoints(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved, self._step = time.monotonic(), trainer.global_step
+        assert isinstance(pl_module, Task)
+        there = [self._folder / name for name in ("last.ckpt", "best.ckpt")]  # of a run that is resumed
+        pl_module.saved = next((path for path in there if path.exists()), None)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,14 +56,14 @@ class Checkpoints(pl.Callback):
         if trainer.state.fn != "fit":
             return
         if self._history.now.best_step == trainer.global_step:
-            trainer.save_checkpoint(self._folder / "best.ckpt", weights_only=False)
+            self._save(trainer, self._folder / "best.ckpt")
         if trainer.should_stop:
             self.save_last(trainer)
 
     def save_last(self, trainer: pl.Trainer) -> Path:
         """Write step-N.ckpt, point last.ckpt at it, drop the oldest beyond `keep`."""
         path = self._folder / f"step-{trainer.global_step:08d}.ckpt"
-        trainer.save_checkpoint(path, weights_only=False)
+        self._save(trainer, path)
         last = self._folder / "last.ckpt"
         if trainer.is_global_zero:
             _link(path, last)
@@ -67,6 +71,12 @@ class Checkpoints(pl.Callback):
                 old.unlink(missing_ok=True)
         self._saved = time.monotonic()
         return last
+
+    def _save(self, trainer: pl.Trainer, path: Path) -> None:
+        trainer.save_checkpoint(path, weights_only=False)
+        module = trainer.lightning_module
+        assert isinstance(module, Task)
+        module.saved = path
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from llmcli.errors import InputError
 
@@ -90,6 +91,21 @@ def decay_groups(module: nn.Module, *, lr: float, weight_decay: float, l1: float
         group(found.vectors, lr=lr, weight_decay=0.0, l1=0.0),
     ]
     return [one for one in groups if one["params"]]
+
+
+def take_settings(fresh: Optimizer, optimizer: Optimizer, scheduler: LambdaLR) -> None:
+    """Give `optimizer` and its `scheduler` the settings of `fresh`, one built anew for the same parameters.
+
+    Only what differs is touched, and never what an optimizer counts up (`steps`) or its moments.
+    """
+    for number, (new, old) in enumerate(zip(fresh.param_groups, optimizer.param_groups, strict=True)):
+        for name in new.keys() - {"params", "lr", "steps"}:
+            if new[name] != old[name]:
+                old[name] = new[name]
+        if scheduler.base_lrs[number] != new["lr"]:
+            scheduler.base_lrs[number] = new["lr"]
+            old["initial_lr"] = new["lr"]
+            old["lr"] = new["lr"] * scheduler.lr_lambdas[number](scheduler.last_epoch)
 
 
 def can_fuse(groups: list[Group]) -> bool:

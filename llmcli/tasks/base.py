@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytorch_lightning as pl
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from llmcli.errors import LLMError
 from llmcli.metrics.base import Metric
+from llmcli.optim.groups import take_settings
 
 Stage = Literal["train", "val"]
 Batch = Mapping[str, Any]
@@ -60,6 +62,7 @@ class Task(pl.LightningModule, ABC):
         self.nominal_tokens = 1
         # Units of the validation text per target ("bytes", "characters"), for bits per byte.
         self.text_per_target: Mapping[str, float] = {}
+        self.saved: Path | None = None  # the newest checkpoint of the run
         self.run_state: dict[str, Any] = {}  # what makes the checkpoint whole: config, tokenizer, versions
         self._step_tokens = 0  # targets seen since the last optimizer step
         self.tokens_seen = 0
@@ -89,6 +92,12 @@ class Task(pl.LightningModule, ABC):
                 child.compile()
 
     # -- training ----------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """A resumed run may have been given another rate, decay or momentum, which the checkpoint has just undone."""
+        optimizer, scheduler = self.optimizers(use_pl_optimizer=False), self.lr_schedulers()
+        if isinstance(optimizer, Optimizer) and isinstance(scheduler, LambdaLR) and self._optimizer is not None:
+            take_settings(self._optimizer(self), optimizer, scheduler)
 
     def configure_optimizers(self) -> Any:
         assert self._optimizer is not None and self._schedule is not None, "built for evaluation, not for training"
@@ -125,9 +134,17 @@ class Task(pl.LightningModule, ABC):
         self._losses.clear()
         raise LLMError(
             f"the loss became {float(loss)} at step {step} (batch {index} of epoch {self.current_epoch}, "
-            f"seed {self.run_state.get('seed', '?')}); the last good checkpoint is kept",
-            "lower optimizer.lr, set trainer.clip_norm=1, or use trainer.precision=32-true; "
-            "llm train resume=RUN goes on from the last good checkpoint",
+            f"seed {self.run_state.get('seed', '?')})",
+            self._way_out(),
+        )
+
+    def _way_out(self) -> str:
+        """What to do about figures that are not finite: an exact continuation would come to them again."""
+        if self.saved is None:
+            return "nothing is saved yet; start again with a lower optimizer.lr or trainer.clip_norm=1"
+        return (
+            f"{self.saved} is kept; with a lower rate or tighter clipping the run can go on from there: "
+            f"llm train resume={self.saved.parent.parent} optimizer.lr=LR trainer.clip_norm=1"
         )
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -174,10 +191,7 @@ class Task(pl.LightningModule, ABC):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         for name, value in checkpoint["state_dict"].items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-                raise LLMError(
-                    f"the weights {name} are no longer finite; they are not saved, the last good checkpoint is kept",
-                    "lower optimizer.lr or set trainer.clip_norm=1; llm train resume=RUN goes on from the good one",
-                )
+                raise LLMError(f"the weights {name} are no longer finite; they are not saved", self._way_out())
         checkpoint["llm"] = {**self.run_state, "tokens_seen": self.tokens_seen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -95,7 +95,18 @@ def test_a_non_finite_loss_names_step_and_batch(tmp_path):
     batches[1]["y"][2] = float("nan")
     with pytest.raises(LLMError, match=r"became nan at step 1 \(batch 1 of epoch 0") as caught:
         _gradients(batches, 1, nominal=4, tmp_path=tmp_path)
-    assert "lower optimizer.lr" in caught.value.hint
+    assert caught.value.hint.startswith("nothing is saved yet; start again with a lower optimizer.lr")
+
+
+def test_figures_that_are_not_finite_name_the_checkpoint_there_is(tmp_path):
+    task = Regression()
+    task.saved = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    with torch.no_grad():
+        task.model.weight[0, 1] = float("nan")
+    with pytest.raises(LLMError) as caught:
+        task.on_save_checkpoint({"state_dict": task.state_dict()})
+    assert f"{task.saved} is kept" in caught.value.hint
+    assert f"llm train resume={tmp_path / 'run'} optimizer.lr=LR" in caught.value.hint
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
