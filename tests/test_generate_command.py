@@ -61,7 +61,8 @@ def test_json(generate, trained):
     assert len(content["results"]) == 2
     for each in content["results"]:
         assert set(each) == {"prompt", "text", "ids", "logprobs", "finish_reason", "prompt_dropped"}
-        assert len(each["ids"]) == len(each["logprobs"]) == 12 and each["finish_reason"] in ("length", "end")
+        assert len(each["ids"]) == len(each["logprobs"]) and each["finish_reason"] in ("length", "end")
+        assert (len(each["ids"]) == 12) if each["finish_reason"] == "length" else (len(each["ids"]) <= 12)
         assert max(each["logprobs"]) <= 0
 
 
@@ -89,9 +90,11 @@ def test_a_stream_is_the_text(generate, prompt):
 
 
 def test_text_ends_before_a_stop_string(generate):
-    [free] = results(generate("--prompt", "the cat", "max_new_tokens=60", "--json"))
-    stop = free["text"][7:9]
-    found = generate("--prompt", "the cat", "max_new_tokens=60", "--stop", stop, "--stop", "never this", "--json")
+    prompt = ["--prompt", "the cat", "max_new_tokens=60", "--json"]
+    texts = (results(generate(*prompt, f"seed={seed}"))[0]["text"] for seed in range(20))
+    seed, text = next((seed, text) for seed, text in enumerate(texts) if len(text) > 9)  # it may end at once
+    [free], stop = results(generate(*prompt, f"seed={seed}")), text[7:9]
+    found = generate(*prompt, f"seed={seed}", "--stop", stop, "--stop", "never this")
     [stopped] = results(found)
     assert stopped["finish_reason"] == "stop"
     assert stopped["text"] == free["text"][: free["text"].index(stop)]
