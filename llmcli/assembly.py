@@ -14,11 +14,10 @@ from omegaconf import DictConfig
 
 from llmcli import config as configs
 from llmcli import precision, schema, ui
+from llmcli.callbacks.base import Callback, Context, in_order
 from llmcli.callbacks.checkpoints import Checkpoints
-from llmcli.callbacks.early_stopping import EarlyStopping
 from llmcli.callbacks.history import History
 from llmcli.callbacks.progress import ProgressBar
-from llmcli.callbacks.samples import Samples
 from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
 from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared, prepare
@@ -149,7 +148,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     data = configs.build(cfg.batch, trusted=trusted)(
         prepared=prepared,
         seed=int(cfg.seed),
-        contiguous=bool(getattr(task, "carries_state", False)),
+        contiguous=task.carries_state,
         accumulate=settings.accumulate,
     )
     data.eval_loader("val")  # refuses a split with nothing to score before there is a run folder
@@ -162,7 +161,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     choice = precision.choose(
         settings,
         device=device,
-        width=int(getattr(getattr(task, "model", None), "d_model", 0)),
+        width=task.width,
         parameters=matrix_parameters(task),
         tokens=tokens,
         seconds=budget.seconds,
@@ -246,34 +245,26 @@ def callbacks(parts: Parts, folder: Path) -> tuple[History, list[pl.Callback], s
         higher_is_better=parts.task.higher_is_better,
         about={"choices": dict(parts.choices)},
     )
-    chosen, loggers = parts.callbacks, parts.loggers
-    prompt = opening(parts.prepared)
-    [saver] = [callback for callback in chosen.values() if isinstance(callback, Checkpoints)]
-    saver.attach(folder=folder, history=history)
-    for callback in chosen.values():
-        if isinstance(callback, Samples):
-            callback.attach(
-                tokenizer=parts.prepared.tokenizer,
-                strategy=parts.strategy,
-                opening=prompt,
-            )
-            prompt = callback.prompt or prompt
-    for logger in loggers:
-        logger.attach(folder=folder, history=history)
-    early = [c for c in chosen.values() if isinstance(c, EarlyStopping)]
-    others = [c for c in chosen.values() if c is not saver and c not in early]
-    return (
-        history,
+    saver = next(each for each in parts.callbacks.values() if isinstance(each, Checkpoints))
+    ordered = in_order(
         [
             StepSeeds(seed=int(cfg.seed)),
-            history,  # knows the figures that the next ones act on
+            history,
             BudgetStop(budget=parts.budget, history=history),
-            *early,  # decides before the checkpoint of the last step is written
             ProgressBar(history=history, budget=parts.budget),
-            *others,
-            *loggers,
-            saver,
+            *parts.callbacks.values(),
+            *parts.loggers,
             StopSignal(checkpoints=saver, history=history),
-        ],
-        prompt,
+        ]
     )
+    context = Context(
+        folder=folder,
+        history=history,
+        tokenizer=parts.prepared.tokenizer,
+        strategy=parts.strategy,
+        prompt=opening(parts.prepared),
+    )
+    for each in ordered:
+        if isinstance(each, Callback):
+            each.attach(context)
+    return history, ordered, context.prompt

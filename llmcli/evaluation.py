@@ -79,7 +79,7 @@ def score(
     module = configs.build(saved.batch, trusted=loaded.trusted)(
         prepared=prepared,
         seed=int(saved.seed),
-        contiguous=bool(getattr(loaded.task, "carries_state", False)),
+        contiguous=loaded.task.carries_state,
     )
     loader = module.eval_loader(split, stride=stride, size=batch_size)
     kind, _ = accelerator_of(accelerator, 1, key="accelerator")

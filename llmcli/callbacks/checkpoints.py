@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import time
@@ -10,18 +11,21 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from llmcli.callbacks.history import History
+from llmcli import ui
+from llmcli.callbacks.base import Callback, Context, Order
 from llmcli.errors import InputError
 from llmcli.tasks.base import Task
 from llmcli.trainer import seconds
 
 
-class Checkpoints(pl.Callback):
+class Checkpoints(Callback):
     """Writes checkpoints/best.ckpt, checkpoints/last.ckpt and the newest `keep` checkpoints/step-N.ckpt.
 
     Only at optimizer-step boundaries after which no validation is due, or after that validation: a save in
     mid-accumulation loses gradients, and Lightning skips a due validation on resume.
     """
+
+    order = Order.SAVE
 
     def __init__(self, *, every: str | float, keep: int) -> None:
         self._every = seconds(every, "callbacks.checkpoints.every")
@@ -31,8 +35,8 @@ class Checkpoints(pl.Callback):
         self._saved = time.monotonic()
         self._step = -1
 
-    def attach(self, *, folder: Path, history: History) -> None:
-        self._folder, self._history = folder / "checkpoints", history
+    def attach(self, context: Context) -> None:
+        self._folder, self._history = context.folder / "checkpoints", context.history
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved, self._step = time.monotonic(), trainer.global_step
@@ -55,6 +59,9 @@ class Checkpoints(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
+        figure = self._history.now.val.get(self._history.monitor)
+        if figure is not None and not math.isfinite(figure):
+            ui.note(f"step {trainer.global_step:,}: val_{self._history.monitor} is {figure}, which cannot be the best")
         if self._history.now.best_step == trainer.global_step:
             self._save(trainer, self._folder / "best.ckpt")
         if trainer.should_stop:

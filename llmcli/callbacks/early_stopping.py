@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
 
 from llmcli import ui
+from llmcli.callbacks.base import Callback, Order
 from llmcli.errors import InputError
 
 
-class EarlyStopping(pl.Callback):
+class EarlyStopping(Callback):
     """Ends the run after `patience` validations in a row that did not beat the best by more than `min_delta`.
 
-    Prechelt 1998. It watches the task's own monitor (the validation loss of a language model).
+    Prechelt 1998. It watches the task's own monitor (the validation loss of a language model). A value that is not
+    finite beats nothing.
     """
+
+    order = Order.STOP
 
     def __init__(self, *, patience: int, min_delta: float) -> None:
         if patience < 1:
@@ -29,18 +34,18 @@ class EarlyStopping(pl.Callback):
         if trainer.state.fn != "fit":
             return
         value = float(trainer.callback_metrics[str(pl_module.monitor)])
-        gain = float("inf") if self._best is None else self._best - value
-        if pl_module.higher_is_better:
-            gain = -gain if self._best is not None else gain
-        if gain > self._min_delta:
+        if math.isfinite(value) and (self._best is None or self._gain(value, pl_module) > self._min_delta):
             self._best, self._waited = value, 0
             return
         self._waited += 1
         if self._waited >= self._patience and not trainer.should_stop:
             trainer.should_stop = True
-            ui.note(
-                f"stopping early: {self._waited} validations without a better {pl_module.monitor} than {self._best:.4f}"
-            )
+            than = "" if self._best is None else f" than {self._best:.4f}"
+            ui.note(f"stopping early: {self._waited} validations without a better {pl_module.monitor}{than}")
+
+    def _gain(self, value: float, task: pl.LightningModule) -> float:
+        assert self._best is not None
+        return value - self._best if task.higher_is_better else self._best - value
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self._best, "waited": self._waited}

@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
 from llmcli import files
+from llmcli.callbacks.base import Callback, Order
 from llmcli.tasks.base import Task
 from llmcli.trainer import Budget
 
@@ -39,12 +40,14 @@ class Now:
     best_step: int | None = None
 
 
-class History(pl.Callback):
+class History(Callback):
     """Reads the task's losses every `log_every` steps (the only regular read of device values) and writes them down.
 
     budget decides the remaining time and, through `Task.progress`, the schedule. The clock counts the seconds of
     fitting, validations included, over all sessions of a resumed run.
     """
+
+    order = Order.MEASURE
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from rich.table import Column
 from rich.text import Text
 
 from llmcli import ui
+from llmcli.callbacks.base import Callback, Order
 from llmcli.callbacks.history import History, Now
 from llmcli.trainer import Budget
 
@@ -22,8 +23,10 @@ class _Figures(ProgressColumn):
         return Text(task.fields.get("figures", ""))
 
 
-class ProgressBar(pl.Callback):
+class ProgressBar(Callback):
     """Shows step, loss, the last validation, tokens/s and the time left; refreshed a few times a second."""
+
+    order = Order.SHOW
 
     def __init__(self, *, history: History, budget: Budget, line_every: float = 15.0) -> None:
         self._history, self._budget, self._line_every = history, budget, line_every

@@ -5,17 +5,20 @@ from __future__ import annotations
 import pytorch_lightning as pl
 
 from llmcli import ui
-from llmcli.decoding.base import GeneratingModel, Strategy
+from llmcli.callbacks.base import Callback, Context, Order
+from llmcli.decoding.base import GeneratingModel
 from llmcli.decoding.generate import generate
 from llmcli.errors import InputError
-from llmcli.tokenizers.base import Tokenizer
 
 
-class Samples(pl.Callback):
+class Samples(Callback):
     """Continues `prompt` (None: how a validation document begins) by `max_new_tokens` tokens, on one line.
 
-    Draws from its own generator, so training is the same with and without it.
+    Drawn with the weights that are validated, also where those are an average. Draws from its own generator, so
+    training is the same with and without it.
     """
+
+    order = Order.SHOW
 
     def __init__(self, *, prompt: str | None, max_new_tokens: int, seed: int) -> None:
         if max_new_tokens < 1:
@@ -23,19 +26,19 @@ class Samples(pl.Callback):
         self.prompt = prompt
         self._max_new_tokens = max_new_tokens
         self._seed = seed
+        self._text: str | None = None  # drawn and not yet shown
 
-    def attach(self, *, tokenizer: Tokenizer, strategy: Strategy, opening: str) -> None:
-        """opening: the prompt where the config gives none."""
-        self._tokenizer, self._strategy = tokenizer, strategy
-        self.prompt = self.prompt if self.prompt is not None else opening
+    def attach(self, context: Context) -> None:
+        self._tokenizer, self._strategy = context.tokenizer, context.strategy
+        if self.prompt is None:
+            self.prompt = context.prompt
+        context.prompt = self.prompt
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit" or not trainer.is_global_zero or not isinstance(self.prompt, str):
             return
         model: GeneratingModel = pl_module  # type: ignore[assignment]  # the train command checks that it generates
-        was_training = pl_module.training
-        pl_module.eval()
-        text = generate(
+        self._text = generate(
             model,
             self._tokenizer,
             [self.prompt],
@@ -46,5 +49,8 @@ class Samples(pl.Callback):
             seed=self._seed,
             unknown="replace",
         )[0].text
-        pl_module.train(was_training)
-        ui.sample(trainer.global_step, self.prompt, text)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._text is not None and self.prompt is not None:
+            ui.sample(trainer.global_step, self.prompt, self._text)  # below the figures of the validation
+            self._text = None

@@ -11,6 +11,7 @@ import torch
 from torch.optim import Optimizer
 
 from llmcli import ui
+from llmcli.callbacks.base import Callback, Order
 from llmcli.callbacks.checkpoints import Checkpoints, validation_due
 from llmcli.callbacks.history import History
 from llmcli.seeds import mix
@@ -18,8 +19,10 @@ from llmcli.tasks.base import Task
 from llmcli.trainer import Budget
 
 
-class StepSeeds(pl.Callback):
+class StepSeeds(Callback):
     """Dropout and every other draw of a step follow from (seed, rank, step), so resume needs no generator state."""
+
+    order = Order.SEED
 
     def __init__(self, *, seed: int) -> None:
         self._seed = seed
@@ -35,13 +38,15 @@ class StepSeeds(pl.Callback):
             torch.manual_seed(seed)
 
 
-class BudgetStop(pl.Callback):
+class BudgetStop(Callback):
     """Ends the fit when the budget is used up; Lightning then validates once more, whatever val_every says.
 
     It also tells the task, for its schedule, how much is used up. A limit of time is read off the first process's
     clock once a step: with clocks of their own the processes would take different learning rates. A resumed run that
     has used up its budget before takes no step at all.
     """
+
+    order = Order.STOP
 
     def __init__(self, *, budget: Budget, history: History) -> None:
         self._budget, self._history = budget, history
@@ -84,11 +89,13 @@ class BudgetStop(pl.Callback):
         )
 
 
-class StopSignal(pl.Callback):
+class StopSignal(Callback):
     """SIGINT and SIGTERM: finish the optimizer step (and a validation that is due), save, leave with 130 or 143.
 
     A second signal stops at once, without saving. Reacts after the step in progress, wherever it came.
     """
+
+    order = Order.LEAVE
 
     def __init__(self, *, checkpoints: Checkpoints, history: History) -> None:
         self._checkpoints, self._history = checkpoints, history

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytorch_lightning as pl
 
-from llmcli.callbacks.history import History, Now
+from llmcli.callbacks.base import Callback, Context
+from llmcli.callbacks.history import Now
 from llmcli.errors import InputError
 
 
-class TensorBoard(pl.Callback):
+class TensorBoard(Callback):
     """Writes every row of metrics.csv as scalars to RUN/tensorboard: train/*, and val/* after each validation.
 
     Raises:
@@ -25,9 +24,9 @@ class TensorBoard(pl.Callback):
         self._new_writer = SummaryWriter
         self._writer: SummaryWriter | None = None
 
-    def attach(self, *, folder: Path, history: History) -> None:
-        self._folder, self._history = folder / "tensorboard", history
-        history.listeners.append(self._write)
+    def attach(self, context: Context) -> None:
+        self._folder, self._history = context.folder / "tensorboard", context.history
+        context.history.listeners.append(self._write)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:

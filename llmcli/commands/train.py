@@ -124,7 +124,12 @@ def _train(
             parts.task, datamodule=parts.data, ckpt_path=str(resumed[0]) if resumed else None, weights_only=True
         )
         if trainer.is_global_zero:
-            figures = results.conclude(parts, history, folder=folder)
+            history.write_status("completed")  # whatever comes over the summary, the training is done
+            try:
+                figures = results.conclude(parts, history, folder=folder)
+            except KeyboardInterrupt:
+                ui.note(f"the run is complete, without its final figures; llm train resume={folder} writes them")
+                raise
             summary.sum_up(history, figures, folder=folder, prompt=prompt)
             if cfg.json:
                 ui.out_json(figures)

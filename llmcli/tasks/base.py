@@ -91,6 +91,16 @@ class Task(pl.LightningModule, ABC):
             if any(True for _ in child.parameters()):
                 child.compile()
 
+    @property
+    def carries_state(self) -> bool:
+        """Whether the rows of a batch must continue those of the batch before."""
+        return False
+
+    @property
+    def width(self) -> int:
+        """Features of the widest stream of hidden states, by which the precision is chosen; 0: nothing to choose."""
+        return 0
+
     # -- training ----------------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:

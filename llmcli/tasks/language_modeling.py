@@ -58,6 +58,10 @@ class LanguageModeling(Task):
     def carries_state(self) -> bool:
         return self.model.kind == "recurrent"
 
+    @property
+    def width(self) -> int:
+        return self.model.d_model
+
     # -- loss --------------------------------------------------------------------------------------------------
 
     def _hidden(self, batch: Batch, stage: Stage) -> Tensor:

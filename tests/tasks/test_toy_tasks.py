@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from llmcli.callbacks.base import Context
 from llmcli.callbacks.checkpoints import Checkpoints
 from llmcli.callbacks.history import History
 from llmcli.callbacks.steps import BudgetStop, StepSeeds
@@ -28,6 +29,7 @@ from llmcli.metrics.text import Accuracy, Loss
 from llmcli.models.base import State
 from llmcli.models.transformer import Transformer
 from llmcli.tasks.base import StepResult, Task
+from llmcli.tokenizers.byte import ByteTokenizer
 from llmcli.trainer import Budget, TrainerSettings, build_trainer, quiet_lightning
 
 V, T, B = 12, 8, 32
@@ -83,7 +85,15 @@ def _fit(task: Task, data: Batches, folder: Path, steps: int) -> History:
         about={},
     )
     checkpoints = Checkpoints(every="1h", keep=1)
-    checkpoints.attach(folder=folder, history=history)
+    checkpoints.attach(
+        Context(
+            folder=folder,
+            history=history,
+            tokenizer=ByteTokenizer(),
+            strategy=Greedy(repetition_penalty=1.0),
+            prompt="",
+        )
+    )
     task.nominal_tokens = B * T
     task.run_state = {"format": 1}
     callbacks = [StepSeeds(seed=1), history, BudgetStop(budget=budget, history=history), checkpoints]
