@@ -84,7 +84,7 @@ def overrides(corpus: Path) -> list[str]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small(corpus: Path) -> list[str]:
     return overrides(corpus)
 

@@ -65,10 +65,8 @@ def train(llm, small, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def learned(corpus, cache, tmp_path_factory) -> Path:
+def learned(small, cache, tmp_path_factory) -> Path:
     """A run of characters that is long enough to make use of its context."""
-    from conftest import overrides
-
     from llmcli import cli
 
     folder = tmp_path_factory.mktemp("learned") / "run"
@@ -76,7 +74,7 @@ def learned(corpus, cache, tmp_path_factory) -> Path:
         patch.setenv("LLM_CACHE", str(cache))
         patch.setenv("LLM_RUN_DIR", "")
         more = ["tokenizer=char", "trainer.max_steps=150", "trainer.val_every=50", f"hydra.run.dir={folder}"]
-        assert cli.main(["train", *overrides(corpus), *TINY, *more]) == 0
+        assert cli.main(["train", *small, *TINY, *more]) == 0
     return folder
 
 
