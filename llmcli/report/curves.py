@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def draw(folder: Path, *, monitor: str, higher_is_better: bool, floor: float | N
 
 
 def _points(rows: list[dict[str, str]], name: str) -> Points:
-    return [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    return [point for point in points if math.isfinite(point[1])]
 
 
 def _validations(axes: Any, points: Points, label: str) -> None:
