@@ -331,9 +331,9 @@ def test_resume_of_what_is_no_run(llm, tmp_path, corpus):
     refused(llm("train", f"resume={corpus}"), f"cannot read {corpus}")
 
 
-def test_resume_changes_nothing_but_the_budget(llm, trained):
+def test_resume_changes_neither_the_model_nor_the_data(llm, trained):
     refused(llm("train", f"resume={trained}", "model=lstm"), "model cannot change", "trainer.max_steps")
-    refused(llm("train", f"resume={trained}", "optimizer.lr=1"), "optimizer.lr cannot change")
+    refused(llm("train", f"resume={trained}", "batch.size=1"), "batch.size cannot change")
 
 
 # -- eval ----------------------------------------------------------------------------------------------------------
