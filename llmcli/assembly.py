@@ -21,7 +21,7 @@ from llmcli.callbacks.progress import ProgressBar
 from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
 from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared, prepare
-from llmcli.data.source import TextSource
+from llmcli.data.source import Source
 from llmcli.decoding.base import Strategy
 from llmcli.errors import InputError
 from llmcli.tasks.base import Task
@@ -81,6 +81,7 @@ def prepare_data(
     with ui.Meter() as meter:
         return prepare(
             source,
+            clean=configs.build(cfg.clean, trusted=trusted),
             tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer, trusted=trusted),
             tokenizer_key={} if tokenizer is not None else configs.resolved(cfg.tokenizer),
             report=meter,
@@ -95,7 +96,7 @@ def prepare_as(
     fingerprint: of the source when the run began. Raises InputError where it has changed since, with the way out
     `otherwise`, and where it would have to be downloaded: a config that comes with a file is not asked what to fetch.
     """
-    source: TextSource = configs.build(cfg.data, trusted=trusted)
+    source: Source[Any] = configs.build(cfg.data, trusted=trusted)
     if absent := source.missing():
         raise InputError(
             f"the run's data is not on this machine any more: {absent[0]}",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w-]*):(?:\s+(?P<value>.*))?$")
 _INCLUDED = re.compile(r"^\s*-\s+([\w-]+)\s*$")
-_DEFAULT = re.compile(r"^\s*-\s+(?:optional\s+)?(?P<group>[\w/]+):\s*(?P<option>[\w-]+)\s*(?:#.*)?$")
+_DEFAULT = re.compile(r"^\s*-\s+(?:optional\s+)?(?P<group>[\w/]+):\s*(?P<option>[\w-]+|\[\])\s*(?:#.*)?$")
 _QUOTED_OR_COMMENT = re.compile(r"""^((?:"[^"]*"|'[^']*'|[^"'#]|(?<=\S)#)*)(?:#\s?(.*))?$""")
 _HIDDEN = ("defaults", "hydra", "facts")  # root sections that are not the user's to set
 

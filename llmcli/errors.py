@@ -1,5 +1,10 @@
 """The errors a user can cause or meet. A message says what, where and what to do; the commands print it."""
 
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
 
 class LLMError(Exception):
     """The run failed for a reason outside the program (disk full, non-finite loss, ...). Exit code 1.
@@ -25,3 +30,13 @@ class InputError(LLMError, ValueError):
 
 class CheckpointError(InputError):
     """A checkpoint is truncated, foreign, of another format version, or names a target that is not trusted."""
+
+
+def require(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """An optional package, imported. Raises InputError saying what needs it and how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as err:
+        if err.name != module.partition(".")[0]:
+            raise
+        raise InputError(f"{purpose} needs the package {err.name}", f"pip install 'llmcli[{extra}]'") from err

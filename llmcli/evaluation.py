@@ -13,7 +13,7 @@ from llmcli import ui
 from llmcli.assembly import prepare_as, prepare_data
 from llmcli.checkpoint import Loaded
 from llmcli.data.prepare import Prepared
-from llmcli.data.source import TextSource
+from llmcli.data.source import Source
 from llmcli.errors import InputError
 from llmcli.tasks.base import Task, figures
 from llmcli.trainer import accelerator_of
@@ -114,7 +114,7 @@ def _other(loaded: Loaded, data: DictConfig, split: str | None) -> tuple[Prepare
     if split == ALL and not divisible:
         raise InputError(f"there is no split {ALL!r}: this data comes in splits", "split=val or another of them")
     if split is None and divisible:
-        source: TextSource = configs.build(data)
+        source: Source[Any] = configs.build(data)
         with ui.Meter() as meter:
             source.obtain(meter)
         files = _files(source.fingerprint())

@@ -1,7 +1,7 @@
 """What a config that comes from elsewhere may build: in each section the parts that belong there, and nothing else.
 
-A section may name what a shipped config file of its group names (`configs/model/*.yaml` for `model`), `data` also the
-cleaning steps of `llmcli.text`, and networks and optimizers the classes of torch.nn and torch.optim. So a file cannot
+A section may name what a shipped config file of its group names (`configs/model/*.yaml` for `model`), and networks and
+optimizers also the classes of torch.nn and torch.optim. So a file cannot
 reach a function that happens to lie in some module. Nothing in it is resolved: an interpolation is refused, because
 OmegaConf's resolvers build objects too.
 
@@ -21,8 +21,7 @@ from llmcli.catalog import config_dir
 from llmcli.errors import CheckpointError, InputError
 from llmcli.schema import locate
 
-# of our code that no config file names: a section's packages and, of torch, the packages of harmless classes
-_PACKAGES = {"data": ("llmcli.text",)}
+# the packages of torch's harmless classes, by section
 _TORCH = {
     "model": ("torch.nn.modules",),
     "task": ("torch.nn.modules",),
@@ -63,9 +62,7 @@ def check_targets(node: Any, section: str, packages: Sequence[str] = ()) -> None
         if target in _shipped(section):
             continue
         home = target.rpartition(".")[0]
-        if _below(home, _PACKAGES.get(section, ())):
-            trustworthy = _home(target) == home  # not what the module imports
-        elif _below(home, ("torch",)):
+        if _below(home, ("torch",)):
             trustworthy = _is_torch_class(target, _TORCH.get(section, ()))
         else:
             # of a package of the user's own, but not what lies behind it: mypackage.os.system

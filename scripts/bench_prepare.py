@@ -43,7 +43,6 @@ def measure(path: Path) -> None:
         val_fraction=0.1,
         test_fraction=0.0,
         seed=0,
-        clean=[],
         eos=True,
     )
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter()

@@ -95,7 +95,8 @@ def test_impossible_fractions(train, value):
 
 
 def test_a_cleaning_step_that_is_none(train):
-    refused(train("data.clean=[lowercase]"), "data.clean: 'lowercase' is no cleaning step", "_target_")
+    refused(train("clean=[lowrcase]"), 'there is no clean "lowrcase". Did you mean clean=lowercase?', "lowercase, ")
+    refused(train("clean.lowercase=yes"), "clean.lowercase")
 
 
 def test_an_encoding_that_does_not_exist(train):

@@ -444,8 +444,8 @@ def test_bits_per_byte_and_character_by_hand(llm, learned, corpus, tmp_path):
     text = ["data=text", f"data.path={other}", "data.document=line", "data.eos=true"]
     found = evaluate(llm, f"ckpt={learned}", *text, "data.val_fraction=0.1")
     source = config.build(config.compose("train", text).data)
-    documents = "".join(piece.text for piece in source.documents("val"))
-    ends = sum(piece.end for piece in source.documents("val"))
+    documents = "".join(piece.text for piece in source.records("val"))
+    ends = sum(piece.end for piece in source.records("val"))
     assert found["tokens"] == len(documents) + ends and found["unknown"] == documents.count("é") > 0
     nats = found["loss"] * (found["tokens"] - 1)  # nothing comes before the first token
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / len(documents.encode()), rel=1e-9)
@@ -464,7 +464,7 @@ def test_each_label_is_scored_with_the_context_that_the_stride_leaves_it(llm, le
     found = evaluate(llm, f"ckpt={learned}", *text, f"stride={stride}")
     loaded = checkpoint.load(learned / "checkpoints" / "best.ckpt")
     ids = []
-    for document in config.build(config.compose("train", text).data).documents("val"):
+    for document in config.build(config.compose("train", text).data).records("val"):
         ids += [*loaded.tokenizer.encode(document.text), loaded.tokenizer.eos_id]
     assert found["tokens"] == len(ids) > 100
     total = 0.0

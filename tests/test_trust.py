@@ -93,8 +93,7 @@ def test_layers_optimizers_and_cleaning_steps():
     partial = built("optimizer", {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1})
     assert partial([torch.nn.Parameter(torch.ones(1))]).defaults["lr"] == 0.1
     step = {"_target_": "llmcli.text.normalize.unicode_normalize", "_partial_": True, "form": "NFC"}
-    [clean] = built("data", {"clean": [step]})["clean"]
-    assert clean("e\u0301") == "\xe9"
+    assert built("clean", {"unicode": step})["unicode"]("e\u0301") == "\xe9"
     for section, node in (("decoding", LINEAR), ("model", step)):
         with pytest.raises(CheckpointError, match="not trusted"):
             built(section, node)

@@ -1,8 +1,8 @@
-"""Documents -> cleaning -> tokenizer -> token shards in the cache, once for each combination.
+"""Records -> cleaning -> tokenizer -> shards in the cache, once for each combination.
 
-A prepared folder holds manifest.json, tokenizer/ and the shards of every split. It appears under its final
-name only when whole, so a process that is killed leaves at most a temporary folder, which the next one
-removes.
+A prepared folder holds manifest.json, tokenizer/ and the shards of every split: tokens of running text, or examples. It
+appears under its final name only when whole, so a process that is killed leaves at most a temporary folder, which the
+next one removes.
 """
 
 from __future__ import annotations
@@ -10,34 +10,30 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
 from filelock import FileLock
 
 from llmcli import files
+from llmcli.data import encode, examples
 from llmcli.data.cache import cache_root, digest
-from llmcli.data.records import Text
+from llmcli.data.examples import Examples
+from llmcli.data.records import Record, Text
 from llmcli.data.shards import ShardFile, TokenShards, id_dtype
-from llmcli.data.source import Report, TextSource
+from llmcli.data.source import Clean, Report, Source, TextSource
 from llmcli.errors import CheckpointError, InputError, LLMError
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 
-FORMAT = 1
-SHARD_BYTES = 512 << 20
-# what is encoded at once: enough to keep a tokenizer busy, little enough to keep memory flat
-CHUNK_CHARACTERS = 1 << 19
-CHUNK_PIECES = 4096
+FORMAT = 2
 
 Train = Callable[[Iterable[str]], Tokenizer]
+_OTHER_RECORDS = "llm data list names what each data set holds, llm train --help the tasks"
 
 
 @dataclass(frozen=True)
@@ -54,14 +50,38 @@ class Prepared:
         return tuple(self.manifest["splits"])
 
     def split(self, name: str) -> TokenShards:
-        """Raises InputError for a split that the data does not have."""
-        if name not in self.manifest["splits"]:
-            raise InputError(f"the data has no {name} split; it has: {', '.join(self.splits)}")
+        """The tokens of running text. Raises InputError for a split that is not there, and for other records."""
+        stats = self._stats(name)
+        if self.record != Text.__name__:
+            raise InputError(f"this data holds {self.record} records, not running text", _OTHER_RECORDS)
         files = [
             ShardFile(self.path / shard["ids"], self.path / shard["ends"], shard["tokens"], shard["documents"])
-            for shard in self.manifest["splits"][name]["shards"]
+            for shard in stats["shards"]
         ]
         return TokenShards(files, self.manifest["dtype"])
+
+    def examples(self, name: str) -> Examples:
+        """The records of a split. Raises InputError for a split that the data does not have, and for running text."""
+        stats = self._stats(name)
+        if self.record == Text.__name__:
+            raise InputError("this data holds running text, not examples", _OTHER_RECORDS)
+        return Examples(self.path, self.record, stats["files"], self.manifest["dtype"])
+
+    @property
+    def record(self) -> str:
+        """The class name of its records: "Text", "LabeledText", ..."""
+        return str(self.manifest["record"])
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels or tags of the train split, in alphabetical order."""
+        return tuple(self.manifest["splits"]["train"].get("names", {}))
+
+    def _stats(self, name: str) -> dict[str, Any]:
+        if name not in self.manifest["splits"]:
+            raise InputError(f"the data has no {name} split; it has: {', '.join(self.splits)}")
+        stats: dict[str, Any] = self.manifest["splits"][name]
+        return stats
 
     def count(self, what: str, split: str | None = None) -> int:
         """Total "tokens", "documents", "bytes" (UTF-8), "characters" or "unknown" ids of a split, or of all."""
@@ -70,27 +90,28 @@ class Prepared:
     def describe(self) -> str:
         """Like "8,430 documents, 2.2 MB (Python 3.11.7, sha 3fa9…)"."""
         documents, size = self.count("documents"), self.count("bytes")
+        what = "document" if self.record == Text.__name__ else "example"
         plural = "" if documents == 1 else "s"
         origin = f"{self.manifest['origin']}, sha {self.manifest['content'][:4]}…"
-        return f"{documents:,} document{plural}, {_human(size)} ({origin})"
+        return f"{documents:,} {what}{plural}, {_human(size)} ({origin})"
 
     def verify(self) -> None:
         """Read every shard and compare it with its hash. Raises InputError for the first that differs."""
         for split in self.manifest["splits"].values():
-            for shard in split["shards"]:
-                for name, expected in (
-                    (shard["ids"], shard["ids_sha256"]),
-                    (shard["ends"], shard["ends_sha256"]),
-                ):
-                    with (self.path / name).open("rb") as file:
-                        found = hashlib.file_digest(file, "sha256").hexdigest()
-                    if found != expected:
-                        raise _damaged(self.path, f"{self.path / name} is not what was written")
+            written = [(file["path"], file["sha256"]) for file in split.get("files", {}).values()]
+            for shard in split.get("shards", ()):
+                written += [(shard["ids"], shard["ids_sha256"]), (shard["ends"], shard["ends_sha256"])]
+            for name, expected in written:
+                with (self.path / name).open("rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != expected:
+                    raise _damaged(self.path, f"{self.path / name} is not what was written")
 
 
 def prepare(
-    source: TextSource,
+    source: Source[Any],
     *,
+    clean: Mapping[str, Clean] | None = None,
     tokenizer: Tokenizer | Train,
     tokenizer_key: Mapping[str, Any],
     cache_dir: Path | None = None,
@@ -98,21 +119,23 @@ def prepare(
 ) -> Prepared:
     """The source's splits as token shards, made now or found in the cache.
 
+    clean: steps applied to every text in their order, before the tokenizer sees it; None from one drops the record.
     tokenizer: one that exists, or a function that trains one on the train split's text (it may iterate it
     several times). tokenizer_key: the plain config of that function; not used with one that exists.
     cache_dir: None is the user's cache. Two processes that want the same data at once do the work once.
 
     Raises InputError for a split without text and for damaged prepared data, LLMError when the disk is full.
     """
-    report = report or _silent
+    report, clean = report or _silent, clean or {}
     source.obtain(report)
     fingerprint = source.fingerprint()
     wanted = {
         "format": FORMAT,
+        "record": source.record.__name__,
         "source": fingerprint,
         "splits": list(source.splits),
-        "clean": [_step_key(step) for step in source.clean],
-        "eos": source.eos,
+        "clean": [_step_key(step) for step in clean.values()],
+        "eos": isinstance(source, TextSource) and source.eos,
         "tokenizer": store.fingerprint(tokenizer) if isinstance(tokenizer, Tokenizer) else dict(tokenizer_key),
     }
     key = digest(wanted)
@@ -130,7 +153,13 @@ def prepare(
             shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir()
         try:
-            _write(source, tokenizer, temporary, {**wanted, "key": key, "content": digest(fingerprint)}, report)
+            _write(
+                _Cleaned(source, clean),
+                tokenizer,
+                temporary,
+                {**wanted, "key": key, "content": digest(fingerprint)},
+                report,
+            )
             files.sync_folder(temporary)
             temporary.rename(folder)
             files.sync_folder(root)
@@ -145,132 +174,112 @@ def prepare(
     return _load(folder, given, fresh=True)
 
 
-class _Texts:
-    """The cleaned text of a split, which can be iterated again and again."""
+class _Cleaned:
+    """A source after cleaning: its records, and the texts of a split, which can be iterated again and again."""
 
-    def __init__(self, source: TextSource, split: str, report: Report) -> None:
-        self.source, self.split, self.report = source, split, report
+    def __init__(self, source: Source[Any], clean: Mapping[str, Clean]) -> None:
+        for name, step in clean.items():
+            if not callable(step):
+                raise InputError(
+                    f"clean.{name}: {step!r} is no cleaning step", "a step needs _target_ and _partial_: true"
+                )
+        self.source, self.steps = source, tuple(clean.values())
+
+    def records(self, split: str) -> Iterator[Any]:
+        records = self.source.records(split)
+        if not self.steps:
+            return records
+        return self._documents(records) if self.source.record is Text else filter(None, map(self._example, records))
+
+    def change(self, text: str) -> str | None:
+        changed: str | None = text
+        for step in self.steps:
+            if changed is None:
+                return None
+            changed = step(changed)
+        return changed
+
+    def _example(self, record: Record) -> Record | None:
+        """None where a step drops it, or leaves nothing of a text that said something."""
+        changed = record.with_texts(self.change)
+        if changed is None or any(
+            a.strip() and not b.strip() for a, b in zip(record.texts(), changed.texts(), strict=True)
+        ):
+            return None
+        return changed
+
+    def _documents(self, pieces: Iterator[Text]) -> Iterator[Text]:
+        begun = False
+        for piece in pieces:
+            text = self.change(piece.text)
+            if text is not None:
+                yield Text(text, piece.end)
+            elif begun and piece.end:
+                yield Text("")  # what came before it still ends here
+            begun = not piece.end and (begun or text is not None)
+
+
+class _Texts:
+    """The cleaned texts of a split."""
+
+    def __init__(self, cleaned: _Cleaned, split: str, report: Report) -> None:
+        self.cleaned, self.split, self.report = cleaned, split, report
 
     def __iter__(self) -> Iterator[str]:
         seen = 0
-        for document in _cleaned(self.source, self.split):
-            seen += len(document.text)
+        for record in self.cleaned.records(self.split):
+            for text in record.texts():
+                seen += len(text)
+                yield text
             self.report("tokenizer", seen, 0)
-            yield document.text
-
-
-def _cleaned(source: TextSource, split: str) -> Iterator[Text]:
-    for document in source.documents(split):
-        text = document.text
-        for step in source.clean:
-            text = step(text)
-        yield Text(text, document.end)
 
 
 def _write(
-    source: TextSource, tokenizer: Tokenizer | Train, folder: Path, manifest: dict[str, Any], report: Report
+    cleaned: _Cleaned, tokenizer: Tokenizer | Train, folder: Path, manifest: dict[str, Any], report: Report
 ) -> None:
+    source = cleaned.source
     if not isinstance(tokenizer, Tokenizer):
-        if next(iter(source.documents("train")), None) is None:
+        if next(cleaned.records("train"), None) is None:
             raise _no_text("train", source)
-        tokenizer = tokenizer(_Texts(source, "train", report))
-    if source.eos and tokenizer.eos_id is None:
+        tokenizer = tokenizer(_Texts(cleaned, "train", report))
+    if manifest["eos"] and tokenizer.eos_id is None:
         raise InputError("data.eos is on, but this tokenizer has no end-of-text token", "data.eos=false")
     (folder / "tokenizer").mkdir()
     for name, content in store.to_files(tokenizer).items():
         files.write_atomic(folder / "tokenizer" / name, content)
+    splits: dict[str, Any] = {}
+    for split in source.splits:
+        progress = partial(_encoded, report, split)
+        if source.record is Text:
+            eos = bool(manifest["eos"])
+            splits[split] = encode.write(cleaned.records(split), split, tokenizer, folder, eos=eos, progress=progress)
+        else:
+            splits[split] = examples.write(cleaned.records(split), split, tokenizer, folder, progress=progress)
+            _check_names(splits, split)
+        if not splits[split]["characters"]:
+            raise _no_text(split, source)
     manifest |= {
         "origin": source.describe(),
         "dtype": id_dtype(tokenizer.vocab_size),
         "tokenizer_sha256": store.fingerprint(tokenizer),
-        "splits": {split: _encode(source, split, tokenizer, folder, report) for split in source.splits},
+        "splits": splits,
     }
     files.write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
-def _encode(source: TextSource, split: str, tokenizer: Tokenizer, folder: Path, report: Report) -> dict[str, Any]:
-    """Write the shards of one split; its counts and shard list, as the manifest has them."""
-    counts = {"documents": 0, "tokens": 0, "bytes": 0, "characters": 0, "unknown": 0}
-    eos = [tokenizer.eos_id] if source.eos else []
-    shards = _Writer(folder, split, np.dtype(id_dtype(tokenizer.vocab_size)))
-    with shards:
-        for chunk in _chunks(_cleaned(source, split)):
-            encoded = tokenizer.encode_batch([piece.text for piece in chunk])
-            rows = [[*row, *eos] if piece.end and eos else row for row, piece in zip(encoded, chunk, strict=True)]
-            lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-            ids = np.fromiter(chain.from_iterable(rows), shards.dtype, int(lengths.sum()))
-            ends = np.cumsum(lengths)[[piece.end for piece in chunk]]
-            shards.add(ids, ends)
-            counts["documents"] += len(ends)
-            counts["tokens"] += len(ids)
-            counts["bytes"] += sum(_utf8_length(piece.text) for piece in chunk)
-            counts["characters"] += sum(len(piece.text) for piece in chunk)
-            if tokenizer.unk_id is not None:
-                counts["unknown"] += int(np.count_nonzero(ids == tokenizer.unk_id))
-            report(f"encode {split}", counts["characters"], 0)
-    if not counts["characters"]:
-        raise _no_text(split, source)
-    return {**counts, "shards": shards.written}
+def _encoded(report: Report, split: str, characters: int) -> None:
+    report(f"encode {split}", characters, 0)
 
 
-def _chunks(documents: Iterator[Text]) -> Iterator[list[Text]]:
-    chunk: list[Text] = []
-    size = 0
-    for piece in documents:
-        chunk.append(piece)
-        size += len(piece.text)
-        if size >= CHUNK_CHARACTERS or len(chunk) >= CHUNK_PIECES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-class _Writer:
-    """Appends ids and document ends, beginning a new shard when one is full."""
-
-    def __init__(self, folder: Path, split: str, dtype: np.dtype[Any]) -> None:
-        self.folder, self.split, self.dtype = folder, split, dtype
-        self.written: list[dict[str, Any]] = []
-        self.tokens = 0  # of the whole split
-        self._begin()
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._finish()
-
-    def add(self, ids: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> None:
-        """ids (n,); ends (m,): the places in `ids` after the last token of each document that ends here."""
-        if self._ids.tell() and self._ids.tell() + ids.nbytes > SHARD_BYTES:
-            self._finish()
-            self._begin()
-        _append(self._ids, self._ids_hash, ids)
-        _append(self._ends, self._ends_hash, (ends + self.tokens).astype("<u8"))
-        self.tokens += len(ids)
-
-    def _begin(self) -> None:
-        stem = f"{self.split}-{len(self.written):05d}"
-        self._names = {"ids": f"{stem}.ids", "ends": f"{stem}.ends"}
-        self._ids = (self.folder / self._names["ids"]).open("wb")
-        self._ends = (self.folder / self._names["ends"]).open("wb")
-        self._ids_hash, self._ends_hash = hashlib.sha256(), hashlib.sha256()
-
-    def _finish(self) -> None:
-        counts = {"tokens": self._ids.tell() // self.dtype.itemsize, "documents": self._ends.tell() // 8}
-        for file in (self._ids, self._ends):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        hashes = {"ids_sha256": self._ids_hash.hexdigest(), "ends_sha256": self._ends_hash.hexdigest()}
-        self.written.append({**self._names, **counts, **hashes})
-
-
-def _append(file: IO[bytes], running: Any, values: np.ndarray[Any, Any]) -> None:
-    data = values.tobytes()
-    file.write(data)
-    running.update(data)
+def _check_names(splits: Mapping[str, Any], split: str) -> None:
+    unseen = sorted(set(splits[split]["names"]) - set(splits["train"]["names"])) if "train" in splits else []
+    if unseen:
+        count = sum(splits[split]["names"][name] for name in unseen)
+        raise InputError(
+            f"the {split} split has {unseen[0]!r} ({count:,} times{' with others' if len(unseen) > 1 else ''}), "
+            "which the train split never has",
+            "data.unseen_labels=skip leaves such examples out",
+        )
 
 
 def _load(folder: Path, given: Tokenizer | None, *, fresh: bool) -> Prepared:
@@ -284,7 +293,8 @@ def _load(folder: Path, given: Tokenizer | None, *, fresh: bool) -> Prepared:
         raise _damaged(folder, "the tokenizer has changed")
     prepared = Prepared(folder, manifest, tokenizer, fresh)
     for split in prepared.splits:
-        prepared.split(split)  # checks sizes
+        # checks sizes
+        _ = prepared.split(split) if prepared.record == Text.__name__ else prepared.examples(split)
     return prepared
 
 
@@ -292,19 +302,15 @@ def _damaged(folder: Path, what: str) -> InputError:
     return InputError(f"prepared data is damaged: {what}", f"delete {folder}; the next run prepares it again")
 
 
-def _step_key(step: Callable[[str], str]) -> list[Any]:
+def _step_key(step: Clean) -> list[Any]:
     """What a cleaning step is, in plain values: its name and settings."""
     if isinstance(step, partial):
         return [*_step_key(step.func), list(step.args), step.keywords]
     return [f"{step.__module__}.{step.__qualname__}"]
 
 
-def _utf8_length(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _no_text(split: str, source: TextSource) -> InputError:
-    if all(next(iter(source.documents(name)), None) is None for name in source.splits):
+def _no_text(split: str, source: Source[Any]) -> InputError:
+    if all(next(iter(source.records(name)), None) is None for name in source.splits):
         return InputError("there is no text: every file is empty", "look at data.path")
     return InputError(
         f"no document fell into the {split} split: there are too few to deal out",

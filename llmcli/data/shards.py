@@ -42,8 +42,8 @@ class TokenShards:
 
     def __init__(self, files: Sequence[ShardFile], dtype: str) -> None:
         self.files, self.dtype = tuple(files), dtype
-        self._parts = [_open(file.path, file.tokens, dtype) for file in self.files]
-        self._ends = [_open(file.ends, file.documents, "<u8") for file in self.files]
+        self._parts = [open_array(file.path, file.tokens, dtype) for file in self.files]
+        self._ends = [open_array(file.ends, file.documents, "<u8") for file in self.files]
         # bounds[i] is the place of shard i's first token
         self._bounds = np.cumsum([0, *(file.tokens for file in self.files)])
         self._windows: tuple[int, Ids] | None = None
@@ -85,7 +85,8 @@ class TokenShards:
         return windows
 
 
-def _open(path: Path, count: int, dtype: str) -> Ids:
+def open_array(path: Path, count: int, dtype: str) -> Ids:
+    """`count` values of a file, read-only and memory-mapped. Raises InputError where it has another length."""
     expected = count * np.dtype(dtype).itemsize
     found = path.stat().st_size if path.is_file() else -1
     if found != expected:

@@ -1,40 +1,32 @@
-"""What every source of running text offers, and how its documents are dealt to splits."""
+"""What every source of records offers, and how the documents of running text are dealt to splits."""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
 
-from llmcli.data.records import Text
+from llmcli.data.records import Record, Text
 from llmcli.errors import InputError
 
-_STEP = "[{_target_: llmcli.text.normalize.unify_newlines, _partial_: true}]"
-Clean = Callable[[str], str]
+Clean = Callable[[str], str | None]
 # stage, how far, of how much (0: not known)
 Report = Callable[[str, float, float], None]
 
+R = TypeVar("R", bound=Record)
 
-class TextSource(ABC):
-    """Text in named splits ("train" and, where the source has them, "val" and "test").
 
-    `clean`: steps applied to every piece of text in turn, before the tokenizer sees it.
-    `eos`: an end-of-text token follows every document.
-    """
+class Source(ABC, Generic[R]):
+    """Records of one kind in named splits ("train" and, where the source has them, "val" and "test")."""
 
-    def __init__(self, *, clean: Sequence[Clean], eos: bool) -> None:
-        for step in clean:
-            if not callable(step):
-                raise InputError(f"data.clean: {step!r} is no cleaning step", f"steps look like {_STEP}")
-        self.clean = list(clean)
-        self.eos = eos
+    record: type[R]
 
     @property
     @abstractmethod
     def splits(self) -> tuple[str, ...]: ...
 
-    def obtain(self, report: Report) -> None:  # noqa: B027  most sources have nothing to fetch
+    def obtain(self, report: Report) -> None:
         """Fetch what is not on this machine yet; called once before anything is read."""
 
     def missing(self) -> list[str]:
@@ -43,15 +35,24 @@ class TextSource(ABC):
 
     @abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """What the documents follow from: content hashes and the reading options, in plain values."""
+        """What the records follow from: content hashes and the reading options, in plain values."""
 
     @abstractmethod
-    def documents(self, split: str) -> Iterator[Text]:
-        """The split's documents in a fixed order; a long one in pieces, one at a time in memory."""
+    def records(self, split: str) -> Iterator[R]:
+        """The split's records in a fixed order, one at a time in memory."""
 
     @abstractmethod
     def describe(self) -> str:
-        """Where the text comes from, in a few words: "Python 3.11.7, sha 3fa9…"."""
+        """Where the records come from, in a few words: "Python 3.11.7, sha 3fa9…"."""
+
+
+class TextSource(Source[Text]):
+    """Documents of running text, a long one in pieces. `eos`: an end-of-text token follows every document."""
+
+    record = Text
+
+    def __init__(self, *, eos: bool) -> None:
+        self.eos = eos
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:

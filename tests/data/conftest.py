@@ -41,7 +41,6 @@ def text_files():
             "val_fraction": 0.0,
             "test_fraction": 0.0,
             "seed": 0,
-            "clean": [],
             "eos": True,
         }
         return TextFiles(path=path and str(path), **{**settings, **changes})

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import llmcli
+from llmcli.data import encode
 from llmcli.data import prepare as module
 from llmcli.data.prepare import prepare
 from llmcli.errors import InputError, LLMError
@@ -55,7 +56,7 @@ def test_decoding_the_shards_gives_the_documents(corpus, text_files):
     source = text_files(corpus, document="line", val_fraction=0.4)
     prepared = prepare(source, tokenizer=CountingTrainer(), tokenizer_key={})
     for split in ("train", "val"):
-        expected = [piece.text for piece in source.documents(split)]
+        expected = [piece.text for piece in source.records(split)]
         assert list(documents(prepared, split)) == expected
         tokens = prepared.split(split)
         ids = tokens.read(0, len(tokens))
@@ -69,9 +70,9 @@ def test_decoding_the_shards_gives_the_documents(corpus, text_files):
 
 def test_the_tokenizer_sees_the_cleaned_train_split_alone(corpus, text_files):
     trainer = CountingTrainer()
-    clean = [partial(unicode_normalize, form="NFD"), lowercase]
-    source = text_files(corpus, val_fraction=0.25, clean=clean)
-    prepared = prepare(source, tokenizer=trainer, tokenizer_key={})
+    clean = {"unicode": partial(unicode_normalize, form="NFD"), "lowercase": lowercase}
+    source = text_files(corpus, val_fraction=0.25)
+    prepared = prepare(source, clean=clean, tokenizer=trainer, tokenizer_key={})
     text = TEXT * 20
     train = text[: int(len(text) * 0.75)]
     assert trainer.texts == [unicode_normalize(train, form="NFD").lower()]
@@ -88,9 +89,11 @@ def test_unknown_tokens_are_counted(tmp_path, text_files):
 def test_prepared_data_is_found_again_and_anything_that_changes_it_prepares_anew(corpus, text_files):
     trainer = CountingTrainer()
 
-    def fresh(key="a", clean=(), tokenizer=trainer, **options):
-        source = text_files(corpus, clean=clean, **options)
-        return prepare(source, tokenizer=tokenizer, tokenizer_key={"key": key}).fresh
+    def fresh(key="a", form=None, tokenizer=trainer, **options):
+        clean = {} if form is None else {"unicode": partial(unicode_normalize, form=form)}
+        return prepare(
+            text_files(corpus, **options), clean=clean, tokenizer=tokenizer, tokenizer_key={"key": key}
+        ).fresh
 
     assert fresh() and not fresh()
     assert len(trainer.texts) == 1
@@ -98,9 +101,9 @@ def test_prepared_data_is_found_again_and_anything_that_changes_it_prepares_anew
     assert fresh(eos=False)
     assert fresh(document="line")
     assert fresh(val_fraction=0.5)
-    assert fresh(clean=[partial(unicode_normalize, form="NFC")])
-    assert fresh(clean=[partial(unicode_normalize, form="NFD")])
-    assert not fresh(clean=[partial(unicode_normalize, form="NFC")])
+    assert fresh(form="NFC")
+    assert fresh(form="NFD")
+    assert not fresh(form="NFC")
     assert fresh(tokenizer=ByteTokenizer()) and not fresh(tokenizer=ByteTokenizer())
     corpus.write_text(TEXT, encoding="utf-8")
     assert fresh()
@@ -116,11 +119,9 @@ def test_a_given_tokenizer_is_used_as_it_is(corpus, text_files):
 def test_shards_and_chunks_of_any_size_hold_the_same_tokens(corpus, text_files, monkeypatch):
     source = text_files(corpus, document="line", val_fraction=0.3)
     whole = prepare(source, tokenizer=ByteTokenizer(), tokenizer_key={}).split("train")
-    monkeypatch.setattr(module, "SHARD_BYTES", 200)
-    monkeypatch.setattr(module, "CHUNK_CHARACTERS", 50)
-    source = text_files(corpus, document="line", val_fraction=0.3, clean=[lowercase])
-    monkeypatch.setattr("llmcli.text.normalize.lowercase.__code__", (lambda text: text).__code__)
-    prepared = prepare(source, tokenizer=ByteTokenizer(), tokenizer_key={})
+    monkeypatch.setattr(encode, "SHARD_BYTES", 200)
+    monkeypatch.setattr(encode, "CHUNK_CHARACTERS", 50)
+    prepared = prepare(source, clean={"nothing": str}, tokenizer=ByteTokenizer(), tokenizer_key={})
     cut = prepared.split("train")
     assert len(cut.files) > 5
     np.testing.assert_array_equal(cut.read(0, len(cut)), whole.read(0, len(whole)))
@@ -191,7 +192,7 @@ def train(texts):
     return char.train(texts, min_frequency=1)
 
 source = TextFiles(path=sys.argv[1], encoding="utf-8", errors="strict", key="text", document="file", split="auto",
-                   val_fraction=0.0, test_fraction=0.0, seed=0, clean=[], eos=True)
+                   val_fraction=0.0, test_fraction=0.0, seed=0, eos=True)
 print(prepare(source, tokenizer=train, tokenizer_key={}).fresh)
 """
 

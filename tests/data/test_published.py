@@ -37,7 +37,7 @@ def single(tmp_path):
 
     def make(place=None, **changes):
         settings = {"url": path.as_uri(), "sha256": sha(path), "val_fraction": 0.1, "test_fraction": 0.0}
-        return SingleText(path=place and str(place), clean=[], eos=False, **{**settings, **changes})
+        return SingleText(path=place and str(place), eos=False, **{**settings, **changes})
 
     make.path = path
     return make
@@ -58,14 +58,14 @@ def split_files(tmp_path):
             "document": "line",
             "eos": True,
         }
-        return SplitFiles(path=place and str(place), clean=[], **{**settings, **changes})
+        return SplitFiles(path=place and str(place), **{**settings, **changes})
 
     make.folder = folder
     return make
 
 
 def joined(source, split):
-    return [piece.text for piece in source.documents(split)]
+    return [piece.text for piece in source.records(split)]
 
 
 def test_a_single_text_is_split_by_position_and_may_be_downloaded_or_given(single, cache):
@@ -101,7 +101,6 @@ def test_paths_that_are_not_there(single, split_files, tmp_path):
             urls={"train": "http://x/train.txt", "val": "http://x/valid.txt"},
             sha256={"train": "0", "val": "0"},
             document="line",
-            clean=[],
             eos=True,
         )
 

@@ -49,12 +49,12 @@ def library(tmp_path, monkeypatch):
 
 
 def make(**changes):
-    settings = {"val_fraction": 0.0, "test_fraction": 0.0, "seed": 0, "clean": [], "eos": True}
+    settings = {"val_fraction": 0.0, "test_fraction": 0.0, "seed": 0, "eos": True}
     return PythonDocs(**{**settings, **changes})
 
 
 def test_documents_are_topics_and_docstrings_under_their_signatures(library):
-    assert [piece.text for piece in make().documents("train")] == [
+    assert [piece.text for piece in make().records("train")] == [
         "The assert statement\n",
         "module box\n\nA module's docstring.\n",
         "class box.Box(dict)\n\nHolds things.\n",
@@ -72,7 +72,7 @@ def test_documents_are_topics_and_docstrings_under_their_signatures(library):
 def test_a_library_without_the_language_reference_gives_the_docstrings(library):
     whole = make().fingerprint()
     (library / "pydoc_data" / "topics.py").unlink()
-    assert len(list(make().documents("train"))) == 9
+    assert len(list(make().records("train"))) == 9
     assert make().describe().endswith(", without the language reference")
     assert make().fingerprint() != whole
 
@@ -93,7 +93,7 @@ def test_a_library_without_sources(tmp_path, monkeypatch):
 
 def test_the_library_of_this_python():
     source = make(val_fraction=0.1)
-    train, val = ([piece.text for piece in source.documents(split)] for split in ("train", "val"))
+    train, val = ([piece.text for piece in source.records(split)] for split in ("train", "val"))
     assert sum(map(len, train + val)) > 1_500_000
     assert len({*train, *val}) == len(train) + len(val) > 5_000
     assert len(val) / len(train + val) == pytest.approx(0.1, abs=0.02)

@@ -10,7 +10,7 @@ from llmcli.errors import InputError
 def texts(source, split="train"):
     """Whole documents of a split."""
     found = [""]
-    for piece in source.documents(split):
+    for piece in source.records(split):
         found[-1] += piece.text
         if piece.end:
             found.append("")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from llmcli.data.cache import cache_root, sha256_file
 from llmcli.data.download import fetch, place
 from llmcli.data.readers.stream import LINE, blocks, parts, pieces
 from llmcli.data.records import Text
-from llmcli.data.source import Clean, Report, TextSource, check_fractions, split_names, stretch, tail_bounds
+from llmcli.data.source import Report, TextSource, check_fractions, split_names, stretch, tail_bounds
 from llmcli.errors import InputError
 
 _utf8 = partial(blocks, encoding="utf-8", errors="strict")
@@ -33,10 +33,9 @@ class SingleText(TextSource):
         sha256: str,
         val_fraction: float,
         test_fraction: float,
-        clean: Sequence[Clean],
         eos: bool,
     ) -> None:
-        super().__init__(clean=clean, eos=eos)
+        super().__init__(eos=eos)
         check_fractions(val_fraction, test_fraction)
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self._files = _Files(path, {"text": url}, {"text": sha256})
@@ -58,7 +57,7 @@ class SingleText(TextSource):
     def describe(self) -> str:
         return self._files.origin
 
-    def documents(self, split: str) -> Iterator[Text]:
+    def records(self, split: str) -> Iterator[Text]:
         file = self._files["text"]
         bounds = tail_bounds(sum(map(len, _utf8(file))), self.val_fraction, self.test_fraction)
         return stretch(pieces(_utf8(file)), *bounds[split])
@@ -79,10 +78,9 @@ class SplitFiles(TextSource):
         urls: dict[str, str],
         sha256: dict[str, str],
         document: Literal["file", "line"],
-        clean: Sequence[Clean],
         eos: bool,
     ) -> None:
-        super().__init__(clean=clean, eos=eos)
+        super().__init__(eos=eos)
         if "train" not in urls or urls.keys() != sha256.keys():
             raise InputError(
                 f"data.urls ({', '.join(urls)}) and data.sha256 ({', '.join(sha256)}) must name the same splits, "
@@ -110,7 +108,7 @@ class SplitFiles(TextSource):
     def describe(self) -> str:
         return self._files.origin
 
-    def documents(self, split: str) -> Iterator[Text]:
+    def records(self, split: str) -> Iterator[Text]:
         text = _utf8(self._files[split])
         if self.document == "file":
             return pieces(text)

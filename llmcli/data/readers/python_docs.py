@@ -11,14 +11,14 @@ import hashlib
 import platform
 import sysconfig
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from llmcli.data.readers.stream import pieces
 from llmcli.data.records import Text
-from llmcli.data.source import Clean, TextSource, check_fractions, deal, split_names
+from llmcli.data.source import TextSource, check_fractions, deal, split_names
 from llmcli.errors import InputError
 
 # how the text is made from the source files; a change makes prepared data out of date
@@ -59,10 +59,9 @@ class PythonDocs(TextSource):
         val_fraction: float,
         test_fraction: float,
         seed: int,
-        clean: Sequence[Clean],
         eos: bool,
     ) -> None:
-        super().__init__(clean=clean, eos=eos)
+        super().__init__(eos=eos)
         check_fractions(val_fraction, test_fraction)
         self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
         self.library = Path(sysconfig.get_path("stdlib"))
@@ -94,7 +93,7 @@ class PythonDocs(TextSource):
         note = "" if self._topic_files() else ", without the language reference"
         return f"Python {platform.python_version()}{note}"
 
-    def documents(self, split: str) -> Iterator[Text]:
+    def records(self, split: str) -> Iterator[Text]:
         return deal(
             (piece for text in self._texts for piece in pieces([text])),
             split,

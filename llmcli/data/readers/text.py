@@ -6,14 +6,14 @@ import codecs
 import glob
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from llmcli.data.cache import sha256_file
 from llmcli.data.readers.stream import LINE, blocks, paragraphs, parts, pieces
 from llmcli.data.records import Text
-from llmcli.data.source import Clean, TextSource, check_fractions, deal, split_names, stretch, tail_bounds
+from llmcli.data.source import TextSource, check_fractions, deal, split_names, stretch, tail_bounds
 from llmcli.errors import InputError
 from llmcli.text.normalize import unify_newlines
 
@@ -45,10 +45,9 @@ class TextFiles(TextSource):
         val_fraction: float,
         test_fraction: float,
         seed: int,
-        clean: Sequence[Clean],
         eos: bool,
     ) -> None:
-        super().__init__(clean=clean, eos=eos)
+        super().__init__(eos=eos)
         check_fractions(val_fraction, test_fraction)
         for name, value, known in (
             ("errors", errors, ("strict", "replace")),
@@ -88,7 +87,7 @@ class TextFiles(TextSource):
     def describe(self) -> str:
         return self.files[0].name if len(self.files) == 1 else f"{len(self.files):,} files"
 
-    def documents(self, split: str) -> Iterator[Text]:
+    def records(self, split: str) -> Iterator[Text]:
         if self.split == "document":
             fractions = {"val_fraction": self.val_fraction, "test_fraction": self.test_fraction}
             return deal(self._all(), split, seed=self.seed, **fractions)
