@@ -62,7 +62,10 @@ class Parts:
 
 
 def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
-    """A model that the task cannot train stops here, before any data is read. Raises InputError naming what works."""
+    """A model that the task cannot train, or whose batches are of another kind, stops here, before any data is read.
+
+    Raises InputError naming what works.
+    """
     task, model = schema.locate(str(cfg.task._target_)), schema.locate(str(cfg.model._target_))
     kind, kinds = getattr(model, "kind", None), getattr(task, "kinds", ())
     if kind is not None and kinds and kind not in kinds:
@@ -70,6 +73,15 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
             f"model={choices.get('model')} is of kind {kind!r} and cannot be trained with task={choices.get('task')}, "
             f"which takes: {', '.join(kinds)}",
             "llm train --help lists the models and tasks",
+        )
+    wanted, given = (
+        getattr(each, name, "windows")
+        for each, name in ((model, "learns_from"), (schema.locate(str(cfg.batch._target_)), "gives"))
+    )
+    if wanted != given:
+        raise InputError(
+            f"model={choices.get('model')} learns from {wanted}, and batch={choices.get('batch')} gives {given}",
+            "leave out batch=, and the model brings its own",
         )
 
 

@@ -26,7 +26,7 @@ def conclude(parts: Parts, history: History, *, folder: Path) -> dict[str, Any]:
     if now.best and read < parts.prepared.count("tokens", "val"):
         # validations read a part of the split; the figure that is reported reads all of it, with the best weights
         history.replace_best(_score_best(parts, folder))
-    floor = ngram_floor(parts.prepared)
+    floor = ngram_floor(parts.prepared) if parts.task.next_token else None
     figures: dict[str, Any] = {
         **{f"val_{name}": value for name, value in now.best.items()},
         **history.verdict(),
@@ -40,7 +40,13 @@ def conclude(parts: Parts, history: History, *, folder: Path) -> dict[str, Any]:
         "run": str(folder),
     }
     files.write_json(folder / "metrics.json", figures)
-    draw(folder, monitor=history.monitor, higher_is_better=history.higher_is_better, floor=floor)
+    draw(
+        folder,
+        monitor=history.monitor,
+        higher_is_better=history.higher_is_better,
+        floor=floor,
+        loss_unit=parts.task.loss_unit,
+    )
     history.write_status("completed")
     return figures
 

@@ -97,7 +97,9 @@ def test_curves_have_a_panel_for_a_figure_that_is_no_loss(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,loss,val_loss,val_accuracy\n1,3.0,,\n1,,3.1,0.2\n2,2.0,,\n2,,2.1,0.6\n")
     heights = []
     for monitor in ("loss", "accuracy"):
-        picture = draw(tmp_path, monitor=monitor, higher_is_better=monitor == "accuracy", floor=2.5).read_bytes()
+        picture = draw(
+            tmp_path, monitor=monitor, higher_is_better=monitor == "accuracy", floor=2.5, loss_unit="nats/token"
+        ).read_bytes()
         assert picture.startswith(b"\x89PNG")
         heights.append(int.from_bytes(picture[20:24], "big"))
     assert heights[1] > heights[0]

@@ -15,7 +15,7 @@ class Samples(Callback):
     """Continues `prompt` (None: how a validation document begins) by `max_new_tokens` tokens, on one line.
 
     Drawn with the weights that are validated, also where those are an average. Draws from its own generator, so
-    training is the same with and without it.
+    training is the same with and without it. A task that generates nothing has no samples.
     """
 
     order = Order.SHOW
@@ -35,9 +35,10 @@ class Samples(Callback):
         context.prompt = self.prompt
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn != "fit" or not trainer.is_global_zero or not isinstance(self.prompt, str):
+        generates = hasattr(pl_module, "step")
+        if trainer.state.fn != "fit" or not trainer.is_global_zero or not generates or not isinstance(self.prompt, str):
             return
-        model: GeneratingModel = pl_module  # type: ignore[assignment]  # the train command checks that it generates
+        model: GeneratingModel = pl_module  # type: ignore[assignment]
         self._text = generate(
             model,
             self._tokenizer,

@@ -130,7 +130,7 @@ def _train(
             except KeyboardInterrupt:
                 ui.note(f"the run is complete, without its final figures; llm train resume={folder} writes them")
                 raise
-            summary.sum_up(history, figures, folder=folder, prompt=prompt)
+            summary.sum_up(parts, history, figures, folder=folder, prompt=prompt)
             if cfg.json:
                 ui.out_json(figures)
     except SystemExit as stop:

@@ -6,13 +6,14 @@ Shapes: B batch, T time, D model width, V vocabulary.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
 from llmcli.errors import InputError
 
-Kind = Literal["attention", "recurrent", "window", "counts", "encoder_decoder"]
+Kind = Literal["attention", "recurrent", "window", "counts", "encoder_decoder", "word_vectors"]
 
 
 def check_sizes(**sizes: int) -> None:
@@ -113,3 +114,34 @@ class Backbone(nn.Module, ABC):
         meaningless and which the state does not remember; None: all T. The given state is spent: use the
         returned one.
         """
+
+
+class WordVectorModel(nn.Module, ABC):
+    """Gives each id of a vocabulary a vector (D,), learned from batches of its own kind (`task=word_vectors`).
+
+    `learns_from`: what its batches hold, as a data module's `gives` says. `loss_unit`: of the loss of one target.
+    `sparse`: whether gradients hold the rows of a batch alone, which not every optimizer can use.
+    """
+
+    kind: ClassVar[Kind] = "word_vectors"
+    learns_from: ClassVar[str]
+    loss_unit: ClassVar[str]
+    vocab_size: int
+    d_model: int
+    sparse: bool
+    input_embedding: nn.Embedding
+
+    def begin(self, *, words: Sequence[str], tokens: int) -> None:
+        """Told before training: the word of each id, "" for one that is none, and the tokens of the training text."""
+
+    @abstractmethod
+    def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, int]:
+        """The summed loss of a batch, and over how many targets it is a sum."""
+
+    @abstractmethod
+    def word_vectors(self) -> Tensor:
+        """The result: the vector of each id, (V, D)."""
+
+    def outside(self, word: str) -> Tensor | None:
+        """A vector (D,) for a word outside the vocabulary; None where the model has none."""
+        return None

@@ -13,8 +13,8 @@ Points = list[tuple[int, float]]  # (optimizer step, figure)
 _TRAINING, _VALIDATION, _FLOOR = "#9db4d6", "#1f4e9c", "#b5651d"
 
 
-def draw(folder: Path, *, monitor: str, higher_is_better: bool, floor: float | None) -> Path:
-    """Draw the run's losses (nats per token) and the n-gram floor; returns the PNG's path.
+def draw(folder: Path, *, monitor: str, higher_is_better: bool, floor: float | None, loss_unit: str) -> Path:
+    """Draw the run's losses and the n-gram floor; returns the PNG's path.
 
     monitor: the figure of which the best validation is marked, without `val_`; one that is no loss gets a panel.
     """
@@ -47,7 +47,7 @@ def draw(folder: Path, *, monitor: str, higher_is_better: bool, floor: float | N
         last.annotate(
             f"{best:.3f}", (step, best), textcoords="offset points", xytext=(0, 8), ha="center", color=_VALIDATION
         )
-    axes.set_ylabel("loss (nats per token)")
+    axes.set_ylabel(f"loss ({loss_unit})")
     axes.set_title(str(folder), fontsize=9, loc="left")
     last.set_xlabel("optimizer step")
     for each in grid[:, 0]:

@@ -96,7 +96,7 @@ def _shown(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def sum_up(history: History, figures: Mapping[str, Any], *, folder: Path, prompt: str) -> None:
+def sum_up(parts: Parts, history: History, figures: Mapping[str, Any], *, folder: Path, prompt: str) -> None:
     """How it went and what to type next. figures: those of metrics.json."""
     best, now = history.now.best, history.now
     at = "" if now.best_step is None else f"          validation   best at step {now.best_step:,}"
@@ -104,11 +104,18 @@ def sum_up(history: History, figures: Mapping[str, Any], *, folder: Path, prompt
     if best:
         shown = {"perplexity": "perplexity", "bits_per_byte": "bits/byte", "accuracy": "accuracy"}
         shown.setdefault(history.monitor, history.monitor.replace("_", " "))
-        line = [f"loss {best['loss']:.3f} nats/token"] if "loss" in best else []
+        line = [f"loss {best['loss']:.3f} {parts.task.loss_unit}"] if "loss" in best else []
         line += [f"{label} {best[name]:.3f}" for name, label in shown.items() if name in best and name != "loss"]
         if figures["floor_loss"] is not None:
             line.append(f"({FLOOR_ORDER}-gram loss {figures['floor_loss']:.3f})")
         ui.note("  " + "   ".join(line))
-    quoted = prompt.replace("\\", "\\\\").replace('"', '\\"')
     ui.note(f"  curves  {folder / 'curves.png'}")
-    ui.note(f'  next    llm generate ckpt={folder} --prompt "{quoted}"')
+    if hasattr(parts.task, "step"):
+        ui.note(f"  next    llm generate ckpt={folder} --prompt {_quoted(prompt)}")
+    elif hasattr(parts.task, "predict"):
+        ui.note(f"  next    llm predict ckpt={folder} --text {_quoted(max(prompt.split(), key=len, default=prompt))}")
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

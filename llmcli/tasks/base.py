@@ -27,11 +27,18 @@ class StepResult:
     """What one batch contributes: sums, so that batches of any size add up.
 
     loss: sum over `n` targets (nats), with its graph in training. sums: further sums for the metrics, no graph.
+    tokens: how much text that was, where it is not as many tokens as targets.
     """
 
     loss: Tensor
     n: int
     sums: dict[str, Tensor] = field(default_factory=dict)
+    tokens: int | None = None
+
+    @property
+    def text(self) -> int:
+        """Tokens of text that the batch stands for."""
+        return self.n if self.tokens is None else self.tokens
 
 
 class Task(pl.LightningModule, ABC):
@@ -45,6 +52,7 @@ class Task(pl.LightningModule, ABC):
     kinds: ClassVar[tuple[str, ...]]
     needs_causal: ClassVar[bool | None] = None
     monitor: ClassVar[str] = "val_loss"  # the metric that decides which weights are best, after "val_"
+    next_token: ClassVar[bool] = False  # it learns what n-grams can be counted for: their loss is its floor
     single_pass: ClassVar[bool] = False  # nothing is optimised: one batch, one validation, whatever the budget
 
     def __init__(
@@ -97,6 +105,11 @@ class Task(pl.LightningModule, ABC):
         return False
 
     @property
+    def loss_unit(self) -> str:
+        """Of the mean loss of a target, for tables and curves."""
+        return "nats/token"
+
+    @property
     def width(self) -> int:
         """Features of the widest stream of hidden states, by which the precision is chosen; 0: nothing to choose."""
         return 0
@@ -119,7 +132,7 @@ class Task(pl.LightningModule, ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
         result = self._step(batch, "train")
         self._step_tokens += result.n
-        self.tokens_seen += result.n
+        self.tokens_seen += result.text
         loss = result.loss.detach()
         self._losses.append((self.trainer.global_step, int(batch["index"]), loss, result.n))
         if loss.device.type == "cpu":  # reading it costs nothing here; an accelerator is read at log intervals
@@ -184,11 +197,11 @@ class Task(pl.LightningModule, ABC):
             metric.update({unit: ratio * n for unit, ratio in self.text_per_target.items()})
 
     def accumulate(self, metrics: Sequence[Metric], batch: Batch) -> int:
-        """Add one batch's loss and sums to the metrics, on the device; returns its targets."""
+        """Add one batch's loss and sums to the metrics, on the device; returns its tokens."""
         result = self._step(batch, "val")
         for metric in metrics:
             metric.update({"loss": result.loss, "n": result.n, **result.sums})
-        return result.n
+        return result.text
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.world_size > 1:

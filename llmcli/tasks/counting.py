@@ -28,6 +28,7 @@ class Counting(Task):
 
     takes = "Text"
     kinds = ("counts",)
+    next_token = True
     single_pass = True
 
     def __init__(

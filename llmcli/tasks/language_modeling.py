@@ -30,6 +30,7 @@ class LanguageModeling(Task):
 
     takes = "Text"
     kinds = ("attention", "recurrent", "window")
+    next_token = True
     needs_causal = True
 
     def __init__(
