@@ -333,7 +333,7 @@ def _explained(
 ) -> InputError:
     """The error in the user's terms: which group, option or key, and what he may have meant."""
     if isinstance(err, MissingConfigException):
-        return _no_option(err)
+        return _no_option(err, config_dirs)
     if isinstance(err, OverrideParseException):
         return _unreadable(err.override)
     message = _first_line(err)
@@ -344,11 +344,12 @@ def _explained(
     return InputError(message)
 
 
-def _no_option(err: MissingConfigException) -> InputError:
+def _no_option(err: MissingConfigException, config_dirs: Sequence[str]) -> InputError:
     group, _, option = (err.missing_cfg_file or "").rpartition("/")
     if not group:
         return InputError(_first_line(err))
-    options = sorted(err.options or ())
+    # of a list of options Hydra does not say what there is
+    options = sorted(err.options or [each.name for each in Catalog(_folders(config_dirs)).options(group)])
     meant = nearest(option, options)
     suggestion = did_you_mean(f"{group}={meant}" if meant else None)
     hint = f"{group}: {', '.join(options)}" if options else ""

@@ -154,6 +154,7 @@ OPTIONS = [
 ]
 # What the program itself hands to a partial; everything else stands in the YAML.
 HANDED_OVER = {
+    "clean": {"text"},
     "batch": {"prepared", "seed", "contiguous", "accumulate"},
     "optimizer": {"module"},
     "schedule": {"progress", "step"},

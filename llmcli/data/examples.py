@@ -62,13 +62,17 @@ class Examples:
 
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of all texts of each record, (records,)."""
-        ends = np.concatenate([[0], self._columns["id_ends"]])[np.concatenate([[0], self._columns["texts"]])]
-        lengths: NDArray[np.int64] = np.diff(ends.astype(np.int64))
+        ends = _from_zero(self._columns["id_ends"])[_from_zero(self._columns["texts"])]
+        lengths: NDArray[np.int64] = np.diff(ends)
         return lengths
 
     def _span(self, ends: str, number: int) -> tuple[int, int]:
         column = self._columns[ends]
         return int(column[number - 1]) if number else 0, int(column[number])
+
+
+def _from_zero(ends: NDArray[Any]) -> NDArray[np.int64]:
+    return np.concatenate([[0], ends]).astype(np.int64)
 
 
 def write(records: Iterable[Record], split: str, tokenizer: Tokenizer, folder: Path, progress: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from llmcli.data.records import (
 )
 from llmcli.data.source import Source
 from llmcli.errors import InputError
+from llmcli.text.normalize import lowercase
 from llmcli.tokenizers.byte import ByteTokenizer
 
 TURNS = (Turn("system", "Be brief."), Turn("user", "你好"), Turn("assistant", "Hello."))
@@ -114,7 +115,7 @@ def test_cleaning_changes_texts_and_drops_what_it_empties(store):
     steps = {
         "drop": lambda text: None if text == "drop" else text,
         "marks": lambda text: text.replace("!", ""),
-        "lower": str.lower,
+        "lower": lowercase,
     }
     found = list(store(steps, train=records).examples("train"))
     assert found == [LabeledText("yes", ("a",)), LabeledText("", ("a",))]

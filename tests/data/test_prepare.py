@@ -14,7 +14,6 @@ import pytest
 
 import llmcli
 from llmcli.data import encode
-from llmcli.data import prepare as module
 from llmcli.data.prepare import prepare
 from llmcli.errors import InputError, LLMError
 from llmcli.text.normalize import lowercase, unicode_normalize
@@ -121,7 +120,7 @@ def test_shards_and_chunks_of_any_size_hold_the_same_tokens(corpus, text_files, 
     whole = prepare(source, tokenizer=ByteTokenizer(), tokenizer_key={}).split("train")
     monkeypatch.setattr(encode, "SHARD_BYTES", 200)
     monkeypatch.setattr(encode, "CHUNK_CHARACTERS", 50)
-    prepared = prepare(source, clean={"nothing": str}, tokenizer=ByteTokenizer(), tokenizer_key={})
+    prepared = prepare(source, clean={"nothing": lambda text: text}, tokenizer=ByteTokenizer(), tokenizer_key={})
     cut = prepared.split("train")
     assert len(cut.files) > 5
     np.testing.assert_array_equal(cut.read(0, len(cut)), whole.read(0, len(whole)))
@@ -168,7 +167,7 @@ def test_a_full_disk_leaves_nothing_behind(corpus, text_files, cache, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_append", full)
+        patch.setattr(encode, "_append", full)
         with pytest.raises(LLMError, match="no space left in") as caught:
             prepare(text_files(corpus), tokenizer=ByteTokenizer(), tokenizer_key={})
     assert caught.value.hint.startswith("LLM_CACHE=")
