@@ -114,11 +114,17 @@ def _check_parts(path: Path, llm: dict[str, Any]) -> None:
 
 
 def whole(
-    *, config: dict[str, Any], choices: Mapping[str, str], tokenizer: Tokenizer, manifest: dict[str, Any], seed: int
+    *,
+    config: dict[str, Any],
+    choices: Mapping[str, str],
+    tokenizer: Tokenizer,
+    manifest: dict[str, Any],
+    seed: int,
+    ranks: int,
 ) -> dict[str, Any]:
     """What makes a checkpoint stand alone, in plain containers; goes to `Task.run_state`.
 
-    choices: config group -> option, the names by which the run is shown.
+    choices: config group -> option, the names by which the run is shown. ranks: the processes that share its batches.
     """
     return {
         "format": FORMAT,
@@ -127,6 +133,7 @@ def whole(
         "tokenizer": store.to_files(tokenizer),
         "data": {"fingerprint": manifest["source"], "splits": manifest["splits"]},
         "seed": seed,
+        "ranks": ranks,
         "versions": {
             "llmcli": llmcli.__version__,
             "torch": str(torch.__version__),

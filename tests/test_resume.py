@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmcli import checkpoint, files, runs
+from llmcli import assembly, checkpoint, files, runs
 from llmcli.callbacks.history import History, read_rows
 from llmcli.callbacks.steps import StepSeeds
 
@@ -326,3 +326,13 @@ def test_another_rate_and_clipping_hold_from_the_checkpoint_on_and_are_said(llm,
         _last(same)["state_dict"]["model.input_embedding.weight"],
     )
     assert all(state["step"] == 14 for state in content["optimizer_states"][0]["state"].values())
+
+
+@pytest.mark.parametrize("model", [TRANSFORMER, LSTM])
+def test_another_number_of_processes_is_refused(llm, small, tmp_path, monkeypatch, model):
+    """Each process would read other rows than those that the run has yet to see."""
+    assert llm("train", *small, *model, f"hydra.run.dir={tmp_path / 'run'}").code == 0
+    monkeypatch.setattr(assembly, "accelerator_of", lambda *args, **options: ("cpu", 2))
+    refused = llm("train", f"resume={tmp_path / 'run'}", "trainer.max_steps=20")
+    assert refused.code == 2
+    assert "dealt to 1 process, this is 2" in refused.err and "CUDA_VISIBLE_DEVICES" in refused.err

@@ -111,6 +111,7 @@ def _train(
         tokenizer=parts.prepared.tokenizer,
         manifest=parts.prepared.manifest,
         seed=int(cfg.seed),
+        ranks=parts.ranks,
     )
     history, callbacks, prompt = assembly.callbacks(parts, folder)
     if parts.settings.compile:

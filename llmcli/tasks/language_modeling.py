@@ -123,14 +123,8 @@ class LanguageModeling(Task):
         return [each.cpu() for each in values]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises InputError when the run had another number of processes, whose states are not this one's."""
         super().on_load_checkpoint(checkpoint)
         carried = checkpoint["llm"].get("carried")
         if carried is None:
             return
-        if len(carried) != self.trainer.world_size:
-            raise InputError(
-                f"the run carries the state of {len(carried)} processes, and this is one of {self.trainer.world_size}",
-                f"continue it on a machine where trainer.devices gives {len(carried)}",
-            )
         self._resumed = carried[self.trainer.global_rank]

@@ -7,13 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 from llmcli import checkpoint
 from llmcli.callbacks.steps import BudgetStop
-from llmcli.errors import InputError
-from llmcli.tasks.language_modeling import LanguageModeling
 from llmcli.trainer import Budget
 
 TWO = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
@@ -125,11 +122,3 @@ def test_a_limit_of_time_is_the_first_processs_for_all(monkeypatch):
         stop.on_train_batch_end(trainer, module, None, None, 0)
         assert module.progress(10) == 0.75
         assert not trainer.should_stop
-
-
-def test_another_number_of_processes_is_refused(monkeypatch):
-    monkeypatch.setattr(LanguageModeling, "trainer", _Rank(0))
-    task = LanguageModeling.__new__(LanguageModeling)
-    torch.nn.Module.__init__(task)
-    with pytest.raises(InputError, match="the state of 3 processes, and this is one of 2"):
-        task.on_load_checkpoint({"llm": {"tokens_seen": 0, "carried": [{}, {}, {}]}})
