@@ -52,7 +52,7 @@ def built(section: str, node: dict) -> object:
         "llmcli.data.cache.write_atomic",
         "llmcli.files.write_atomic",
         "llmcli.data.download.fetch",
-        "llmcli.data.readers.published.fetch",
+        "llmcli.data.published_files.fetch",
         "llmcli.data.prepare.shutil.rmtree",
         "llmcli.tokenizers.store.save",
         "llmcli.tokenizers.store.load",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import glob
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from llmcli.data.cache import sha256_file
+from llmcli.data.find_files import find
 from llmcli.data.readers.stream import LINE, blocks, paragraphs, parts, pieces
 from llmcli.data.records import Text
 from llmcli.data.source import TextSource, check_fractions, deal, split_names, stretch, tail_bounds
@@ -60,7 +59,11 @@ class TextFiles(TextSource):
             codecs.lookup(encoding)
         except LookupError as err:
             raise InputError(f"data.encoding: there is no encoding called {encoding}", "e.g. utf-8, latin-1") from err
-        self.files = _find(path)
+        if path is None:
+            raise InputError(
+                "data=text needs to know which text", "data.path=FILE, data.path=FOLDER or data.path='*.txt'"
+            )
+        self.files = find(path)
         self.encoding, self.errors, self.key, self.document = encoding, errors, key, document
         self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
         if split == "auto":
@@ -145,30 +148,3 @@ class TextFiles(TextSource):
 
 def _is_jsonl(path: Path) -> bool:
     return ".jsonl" in path.suffixes[-2:]
-
-
-def _find(path: str | None) -> list[Path]:
-    """The files that `path` names, sorted; hidden ones in a folder are left out."""
-    if path is None:
-        raise InputError("data=text needs to know which text", "data.path=FILE, data.path=FOLDER or data.path='*.txt'")
-    place = Path(path).expanduser()
-    if place.is_file():
-        found = [place]
-    elif place.is_dir():
-        inside = (file for file in place.rglob("*") if file.is_file())
-        found = [file for file in inside if not any(name.startswith(".") for name in file.relative_to(place).parts)]
-        if not found:
-            raise InputError(f"data.path: the folder {path} holds no files to read")
-    else:
-        names = glob.glob(str(place), recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
-        found = [Path(name) for name in names if Path(name).is_file()]
-        if not found and glob.has_magic(path):
-            raise InputError(f"data.path: no file matches {path}")
-        if not found:
-            raise InputError(
-                f"data.path: there is no file or folder {path}", f"a relative path starts from {Path.cwd()}"
-            )
-    for file in found:
-        if not os.access(file, os.R_OK):
-            raise InputError(f"data.path: {file} may not be read by you", f"chmod u+r {file}")
-    return sorted(found)

@@ -1,0 +1,176 @@
+"""Records dealt to splits where a source does not have them all, and those that are left out."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from llmcli.data.reader import Flaw
+from llmcli.data.records import Record
+from llmcli.data.source import Source, check_fractions
+from llmcli.errors import InputError
+
+_END = 2**64  # of the hashes
+Bounds = tuple[int, int]  # hashes below the first are val, below the second test, the others train
+
+
+class DealtRecords(Source[Record]):
+    """Records of splits that the source has, and parts of its train split for those that it lacks.
+
+    val_fraction, test_fraction: shares of train for a split that the source lacks; 0: it stays without. A record's
+    place follows from a hash of its texts: copies stay together, and new records do not move old ones. stratify: the
+    shares hold exactly, for every label (or set of labels) by itself too; train is read once more for it, at 8 bytes a
+    record. flaws: what cannot be read as a record is an "error" or left out ("skip"). unseen_labels: "skip" leaves out
+    records of val and test with a label that no record of train has; "error" leaves them to be found.
+    """
+
+    def __init__(
+        self,
+        *,
+        val_fraction: float,
+        test_fraction: float,
+        stratify: bool,
+        seed: int,
+        flaws: Literal["error", "skip"],
+        unseen_labels: Literal["error", "skip"],
+    ) -> None:
+        check_fractions(val_fraction, test_fraction)
+        for name, value in (("flaws", flaws), ("unseen_labels", unseen_labels)):
+            if value not in ("error", "skip"):
+                raise InputError(f"data.{name} ({value}) must be one of error, skip")
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.stratify, self.seed, self.flaws, self.unseen_labels = stratify, seed, flaws, unseen_labels
+        self._flawed: dict[str, int] = {}
+        self._unseen: dict[str, int] = {}
+
+    @property
+    @abstractmethod
+    def own_splits(self) -> tuple[str, ...]:
+        """The splits that the source has itself, among "train", "val" and "test"."""
+
+    @abstractmethod
+    def read(self, own_split: str) -> Iterator[Record | Flaw]:
+        """All there is in one of them."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(name for name in ("train", "val", "test") if name in self.own_splits or name in self._dealt)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many records were left out for which reason, once everything has been read."""
+        reasons = {"flawed": self._flawed, "with labels that train never has": self._unseen}
+        return {reason: sum(counts.values()) for reason, counts in reasons.items() if any(counts.values())}
+
+    def records(self, split: str) -> Iterator[Record]:
+        if split not in self.splits:
+            raise InputError(f"the data has no {split} split; it has: {', '.join(self.splits)}")
+        records = self._home(split) if split == "train" or split in self._dealt else self._sound(split)
+        return self._seen(records, split) if split != "train" and self.unseen_labels == "skip" else records
+
+    def dealing(self) -> dict[str, Any]:
+        """What decides which records are in which split, for the fingerprint."""
+        shares = {name: share for name, share in self.fractions.items() if name in self._dealt}
+        how = {"fractions": shares, "stratify": self.stratify, "seed": self.seed} if shares else {}
+        return {**how, "flaws": self.flaws, "unseen_labels": self.unseen_labels}
+
+    @cached_property
+    def _dealt(self) -> tuple[str, ...]:
+        wanted = [name for name, share in self.fractions.items() if share and name not in self.own_splits]
+        return tuple(wanted) if "train" in self.own_splits else ()
+
+    def _sound(self, own_split: str) -> Iterator[Record]:
+        """All but the flaws."""
+        kept, flawed, first = 0, 0, None
+        for item in self.read(own_split):
+            if isinstance(item, Flaw):
+                if self.flaws == "error":
+                    raise item.error()
+                flawed, first = flawed + 1, first or item
+            else:
+                kept += 1
+                yield item
+        self._flawed[own_split] = flawed
+        if first and not kept:
+            raise InputError(f"none of {flawed:,} records can be read; {first.where}: {first.what}", first.hint)
+
+    def _home(self, split: str) -> Iterator[Record]:
+        """The records of the source's train that belong to `split`."""
+        if not self._dealt:
+            yield from self._sound("train")
+            return
+        bounds = self._bounds_of_strata if self.stratify else {}
+        for record in self._sound("train"):
+            val, test = bounds[_stratum(record)] if self.stratify else self._fixed_bounds
+            place = self._place(record)
+            if split == ("val" if place < val else "test" if place < test else "train"):
+                yield record
+
+    def _place(self, record: Record) -> int:
+        value = hashlib.blake2b(digest_size=8, salt=(self.seed % _END).to_bytes(8, "big"))
+        for text in record.texts():
+            data = text.encode("utf-8", "surrogatepass")
+            value.update(len(data).to_bytes(8, "big") + data)
+        return int.from_bytes(value.digest(), "big")
+
+    @property
+    def _shares(self) -> tuple[float, float]:
+        val, test = (self.fractions[name] if name in self._dealt else 0.0 for name in ("val", "test"))
+        return val, test
+
+    @property
+    def _fixed_bounds(self) -> Bounds:
+        val, test = self._shares
+        return int(val * _END), int((val + test) * _END)
+
+    @cached_property
+    def _bounds_of_strata(self) -> dict[tuple[str, ...], Bounds]:
+        """Bounds that give each stratum its shares.
+
+        What rounding leaves over is carried from stratum to stratum, so that the shares of the whole hold too, even
+        where every label is rare. One record of each label always stays in train.
+        """
+        places: defaultdict[tuple[str, ...], array[int]] = defaultdict(lambda: array("Q"))
+        for record in self._sound("train"):
+            places[_stratum(record)].append(self._place(record))
+        owed = [0.0, 0.0]
+        bounds = {}
+        for stratum in sorted(places):
+            ordered = np.sort(np.frombuffer(places[stratum], np.uint64))
+            spare = len(ordered) - (len(stratum) == 1)
+            taken = 0
+            cuts = []
+            for index, share in enumerate(self._shares):
+                owed[index] += share * len(ordered)
+                wanted = round(owed[index])
+                owed[index] -= wanted
+                taken = min(taken + wanted, spare)
+                cuts.append(0 if taken == 0 else _END if taken == len(ordered) else int(ordered[taken]))
+            bounds[stratum] = (cuts[0], cuts[1])
+        return bounds
+
+    def _seen(self, records: Iterator[Record], split: str) -> Iterator[Record]:
+        unseen = 0
+        for record in records:
+            if self._names_of_train.issuperset(record.names()):
+                yield record
+            else:
+                unseen += 1
+        self._unseen[split] = unseen
+
+    @cached_property
+    def _names_of_train(self) -> frozenset[str]:
+        if "train" not in self.splits:
+            raise InputError("data.unseen_labels=skip needs a train split", f"the data has: {', '.join(self.splits)}")
+        return frozenset(name for record in self.records("train") for name in record.names())
+
+
+def _stratum(record: Record) -> tuple[str, ...]:
+    return tuple(sorted(set(record.names())))

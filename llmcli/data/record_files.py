@@ -1,0 +1,141 @@
+"""Records from files: the user's own, or published ones that are downloaded once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from llmcli.data.cache import sha256_file
+from llmcli.data.dealing import DealtRecords
+from llmcli.data.find_files import find
+from llmcli.data.published_files import PublishedFiles
+from llmcli.data.reader import Flaw, Reader
+from llmcli.data.records import Record
+from llmcli.data.source import Report
+from llmcli.errors import InputError
+
+SPLITS = ("train", "val", "test")
+_SPLIT_NAME = re.compile(r"(?:(train)(?:ing)?|(val)|(valid)|(validation)|(dev)|(test))(?![a-zA-Z])", re.IGNORECASE)
+_ABOUT = re.compile(r"(readme|licen[cs]e|changelog|citation)(\W|$)", re.IGNORECASE)
+
+Paths = dict[str, str | list[str]]
+
+
+class RecordFiles(DealtRecords):
+    """Records that `reader` makes of files.
+
+    path: a file or a glob, all of it train; a folder, in which train.*, val.* (valid, validation, dev) and test.* are
+    those splits, and other files are train where there is no train.*; or the paths of each split. A split's paths are
+    read in the order in which they are listed. urls, sha256: where the files of each split are published and what they
+    are; `path` is then a folder that holds a copy of them under their own names, None downloads them. The other options
+    are those of DealtRecords: what is missing of val and test is dealt from train.
+
+    Raises InputError for paths with nothing to read and for splits of other names.
+    """
+
+    def __init__(
+        self,
+        *,
+        reader: Reader,
+        path: str | Paths | None,
+        urls: Paths | None,
+        sha256: Paths | None,
+        val_fraction: float,
+        test_fraction: float,
+        stratify: bool,
+        seed: int,
+        flaws: Literal["error", "skip"],
+        unseen_labels: Literal["error", "skip"],
+    ) -> None:
+        super().__init__(
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            stratify=stratify,
+            seed=seed,
+            flaws=flaws,
+            unseen_labels=unseen_labels,
+        )
+        self.reader, self.record = reader, reader.record
+        self._published: PublishedFiles | None = None
+        self._files: dict[str, list[Path]] = {}
+        for key, given in (("path", path), ("urls", urls)):
+            _check_splits(given if isinstance(given, dict) else {}, key)
+        if isinstance(path, dict):
+            self._files = {split: _listed(paths, f"data.path.{split}") for split, paths in path.items()}
+            self._origin = f"{sum(map(len, self._files.values())):,} files"
+        elif urls:
+            self._published = PublishedFiles(path=path, urls=_lists(urls), sha256=_lists(sha256 or {}))
+        elif path is None:
+            raise InputError("data.path is needed: what is to be read", "data.path=FILE, FOLDER or 'GLOB'")
+        else:
+            files = find(path)
+            place = Path(path).expanduser()
+            self._files = _by_name(files, place) if place.is_dir() else {"train": files}
+            self._origin = (
+                files[0].name if len(files) == 1 else place.name if place.is_dir() else f"{len(files):,} files"
+            )
+
+    @property
+    def own_splits(self) -> tuple[str, ...]:
+        return self._published.names if self._published else tuple(self._files)
+
+    def obtain(self, report: Report) -> None:
+        if self._published:
+            self._published.obtain(report)
+
+    def missing(self) -> list[str]:
+        return self._published.missing() if self._published else []
+
+    def files(self, own_split: str) -> list[Path]:
+        return self._published[own_split] if self._published else self._files[own_split]
+
+    def read(self, own_split: str) -> Iterator[Record | Flaw]:
+        return self.reader.read(self.files(own_split))
+
+    def fingerprint(self) -> dict[str, Any]:
+        kind = type(self.reader)
+        return {
+            "reader": [f"{kind.__module__}.{kind.__qualname__}", asdict(self.reader)],  # type: ignore[call-overload]
+            "files": {name: [_identity(file) for file in self.files(name)] for name in self.own_splits},
+            **self.dealing(),
+        }
+
+    def describe(self) -> str:
+        return self._published.origin if self._published else self._origin
+
+
+def _identity(file: Path) -> list[str]:
+    """Content and kind: the end of its name may say how it is read."""
+    return ["".join(file.suffixes).lower(), sha256_file(file)]
+
+
+def _by_name(files: list[Path], folder: Path) -> dict[str, list[Path]]:
+    """The files of a folder by the split that their names, or those of its sub-folders, begin with."""
+    found: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "": []}
+    for file in files:
+        name = file.relative_to(folder).parts[0]
+        split = _SPLIT_NAME.match(name)
+        if not _ABOUT.match(file.name):
+            found["" if not split else "train" if split[1] else "test" if split[6] else "val"].append(file)
+    others = found.pop("")
+    found["train"] = found["train"] or others
+    if not any(found.values()):
+        raise InputError(f"data.path: the folder {folder} holds no files to read")
+    return {split: listed for split, listed in found.items() if listed}
+
+
+def _listed(paths: str | list[str], key: str) -> list[Path]:
+    return [file for each in ([paths] if isinstance(paths, str) else paths) for file in find(each, key)]
+
+
+def _lists(given: Paths) -> dict[str, list[str]]:
+    return {name: [each] if isinstance(each, str) else list(each) for name, each in given.items()}
+
+
+def _check_splits(given: Mapping[str, Any], key: str) -> None:
+    for split in given:
+        if split not in SPLITS:
+            raise InputError(f'data.{key}: there is no split "{split}"', f"the splits are {', '.join(SPLITS)}")
