@@ -94,6 +94,7 @@ def prepare_data(
         return prepare(
             source,
             clean=configs.build(cfg.clean, trusted=trusted),
+            duplicates=configs.build(cfg.duplicates, trusted=trusted),
             tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer, trusted=trusted),
             tokenizer_key={} if tokenizer is not None else configs.resolved(cfg.tokenizer),
             report=meter,

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # What a group of `train` is when another command gets it from the run that it works on.
 _OF_THE_RUN = (
+    "clean",
+    "duplicates",
     "tokenizer",
     "model",
     "task",

@@ -124,7 +124,7 @@ def _other(loaded: Loaded, data: DictConfig, split: str | None) -> tuple[Prepare
                 cfg.data.path = data.path
             return _own(loaded, cfg), "val"
         split = ALL
-    cfg.data = data
+    cfg.data, cfg.duplicates = data, None  # text to score stays whole
     if split == ALL:
         cfg.data.val_fraction = cfg.data.test_fraction = 0.0
         split = "train"

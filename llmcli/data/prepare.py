@@ -22,6 +22,7 @@ from filelock import FileLock
 from llmcli import files
 from llmcli.data import encode, examples
 from llmcli.data.cache import cache_root, digest
+from llmcli.data.duplicates import Duplicates, Kept
 from llmcli.data.examples import Examples
 from llmcli.data.records import Record, Text
 from llmcli.data.shards import ShardFile, TokenShards, id_dtype
@@ -112,6 +113,7 @@ def prepare(
     source: Source[Any],
     *,
     clean: Mapping[str, Clean] | None = None,
+    duplicates: Duplicates | None = None,
     tokenizer: Tokenizer | Train,
     tokenizer_key: Mapping[str, Any],
     cache_dir: Path | None = None,
@@ -120,6 +122,7 @@ def prepare(
     """The source's splits as token shards, made now or found in the cache.
 
     clean: steps applied to every text in their order, before the tokenizer sees it; None from one drops the record.
+    duplicates: what train loses of what stands twice after cleaning; None keeps all and counts nothing.
     tokenizer: one that exists, or a function that trains one on the train split's text (it may iterate it
     several times). tokenizer_key: the plain config of that function; not used with one that exists.
     cache_dir: None is the user's cache. Two processes that want the same data at once do the work once.
@@ -135,6 +138,7 @@ def prepare(
         "source": fingerprint,
         "splits": list(source.splits),
         "clean": [_step_key(step) for step in clean.values()],
+        "duplicates": duplicates and duplicates.settings(),
         "eos": isinstance(source, TextSource) and source.eos,
         "tokenizer": store.fingerprint(tokenizer) if isinstance(tokenizer, Tokenizer) else dict(tokenizer_key),
     }
@@ -154,7 +158,7 @@ def prepare(
         temporary.mkdir()
         try:
             _write(
-                _Cleaned(source, clean),
+                _Cleaned(source, clean, duplicates),
                 tokenizer,
                 temporary,
                 {**wanted, "key": key, "content": digest(fingerprint)},
@@ -177,15 +181,19 @@ def prepare(
 class _Cleaned:
     """A source after cleaning: its records, and the texts of a split, which can be iterated again and again."""
 
-    def __init__(self, source: Source[Any], clean: Mapping[str, Clean]) -> None:
+    def __init__(self, source: Source[Any], clean: Mapping[str, Clean], duplicates: Duplicates | None) -> None:
         for name, step in clean.items():
             if not callable(step):
                 raise InputError(
                     f"clean.{name}: {step!r} is no cleaning step", "a step needs _target_ and _partial_: true"
                 )
         self.source, self.steps = source, tuple(clean.values())
+        self.kept = Kept(self._cleaned, source.splits, duplicates)
 
     def records(self, split: str) -> Iterator[Any]:
+        return self.kept.records(split)
+
+    def _cleaned(self, split: str) -> Iterator[Any]:
         records = self.source.records(split)
         if not self.steps:
             return records
@@ -263,6 +271,7 @@ def _write(
         "dtype": id_dtype(tokenizer.vocab_size),
         "tokenizer_sha256": store.fingerprint(tokenizer),
         "splits": splits,
+        "copies": cleaned.kept.counts(),
     }
     files.write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 

@@ -23,6 +23,10 @@ class Record(ABC):
     @abstractmethod
     def with_texts(self, change: Change) -> Self | None: ...
 
+    def inputs(self) -> tuple[str, ...]:
+        """Those of its texts that are given and not asked for: what makes two examples the same."""
+        return self.texts()
+
     def names(self) -> tuple[str, ...]:
         """The labels or tags that it carries."""
         return ()
@@ -113,6 +117,9 @@ class TextPair(Record):
 
     def texts(self) -> tuple[str, ...]:
         return (self.source, self.target)
+
+    def inputs(self) -> tuple[str, ...]:
+        return (self.source,)
 
     def with_texts(self, change: Change) -> Self | None:
         source, target = change(self.source), change(self.target)
@@ -212,6 +219,9 @@ class Preference(Record):
 
     def texts(self) -> tuple[str, ...]:
         return (*(turn.text for turn in self.turns), self.chosen, self.rejected)
+
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(turn.text for turn in self.turns)
 
     def with_texts(self, change: Change) -> Self | None:
         turns, chosen, rejected = _changed(self.turns, change), change(self.chosen), change(self.rejected)
