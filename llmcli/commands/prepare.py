@@ -12,14 +12,17 @@ from llmcli import ui
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli.assembly import prepare_data
+    from llmcli.data.duplicates import in_words
 
     configs.validate(cfg)
     prepared = prepare_data(cfg)
     splits: dict[str, Any] = prepared.manifest["splits"]
+    if twice := in_words(prepared.manifest):
+        ui.say("duplicates", twice)
     if cfg.json:
         counts = {name: {k: v for k, v in stats.items() if k != "shards"} for name, stats in splits.items()}
         about = {"path": str(prepared.path), "fresh": prepared.fresh, "vocab_size": prepared.tokenizer.vocab_size}
-        ui.out_json({**about, "splits": counts})
+        ui.out_json({**about, "splits": counts, "copies": prepared.manifest["copies"]})
         return 0
     columns = ("documents", "tokens", "bytes", "characters")
     ui.table(

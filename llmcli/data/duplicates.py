@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
@@ -22,7 +22,7 @@ from llmcli.errors import InputError, require
 from llmcli.text.segment.base import UNSPACED
 
 HEAD = 1 << 20  # characters that a document is known by
-_BORDER = "\x1f"  # between the texts of an example
+_BORDER = "\0"  # between the texts of an example; no white space
 _WORD = re.compile(rf"(?=\w)[{UNSPACED}]|[^\W{UNSPACED}]+")
 # Of 128 values in 32 bands of 4, texts of similarity 0.7 share a band with probability 0.9998, those of 0.5 with 0.87.
 _VALUES, _BANDS = 128, 32
@@ -159,6 +159,26 @@ class _Held:
         found = self.index.find(mark)
         self.met.update(found)
         return bool(found)
+
+
+def in_words(manifest: Mapping[str, Any]) -> str | None:
+    """One line about what prepared data has twice and what became of it; None where there is nothing to say."""
+    counts, splits = manifest["copies"], manifest["splits"]
+    seen = {split: number for split, number in counts.get("seen", {}).items() if number}
+    if not seen and not counts.get("dropped"):
+        return None
+    noun = "documents" if manifest["record"] == Text.__name__ else "examples"
+    said = []
+    if seen:
+        shares = [f"{number:,} of {splits[split]['documents']:,} {split}" for split, number in seen.items()]
+        said.append(f"{' and '.join(shares)} {noun} also stand in train")
+    if repeats := counts["repeats"]:
+        said.append(f"{repeats:,} repeats inside train dropped")
+    if leaks := counts["dropped"] - (repeats or 0):
+        said.append(f"{leaks:,} dropped from train")
+    elif seen:
+        said.append("kept: duplicates=drop_leaks drops them from train")
+    return "; ".join(said)
 
 
 class _Unit(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 from llmcli import ui
 from llmcli.assembly import Parts, matrix_parameters
 from llmcli.callbacks.history import History
+from llmcli.data.duplicates import in_words
 from llmcli.results import FLOOR_ORDER
 from llmcli.trainer import describe_device
 
@@ -26,6 +27,8 @@ def introduce(parts: Parts) -> None:
     prepared, task, choices, budget = parts.prepared, parts.task, parts.choices, parts.budget
     when = "prepared just now" if prepared.fresh else "prepared before"
     ui.say("data", f"{choices.get('data')}   {prepared.describe()}   {when}")
+    if twice := in_words(prepared.manifest):
+        ui.say("duplicates", twice)
     per_token = prepared.count("characters", "train") / max(1, prepared.count("tokens", "train"))
     ui.say(
         "tokenizer",
