@@ -1,0 +1,128 @@
+"""Stored examples -> padded batches: a pure function of (seed, epoch, number).
+
+Shapes: B examples of a batch, T ids of its longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmcli.data.examples import Examples
+from llmcli.data.records import Record, TaggedTokens
+from llmcli.data.samplers import Batches
+from llmcli.data.windows import Batch, Plan
+
+Ids = NDArray[Any]
+Row = dict[str, Any]
+# the example changed at random, and the ids of its texts then; (record, its number, epoch)
+Augment = Callable[[Record, int, int], tuple[Record, list[Ids]]]
+
+
+class Encode(Protocol):
+    """What a task makes of one example.
+
+    A call takes the record and the ids of each of its texts, and gives named fields: `ids` (T,), further 1-D arrays and
+    numbers; `n_tokens` where the example has other than one target. pad: for each field whose length differs between
+    examples, what fills it up. extra: how many ids it adds to those of the texts, at most.
+    """
+
+    @property
+    def pad(self) -> Mapping[str, int]: ...
+
+    @property
+    def extra(self) -> int: ...
+
+    def __call__(self, record: Record, ids: list[Ids], /) -> Row: ...
+
+
+class ExamplePlan(Plan):
+    """Batches of encoded examples: each field (B, T) padded, or (B,); mask (B, T) where something is padding.
+
+    seq_len: longer examples are cut, the longest of their texts first. augment: changes each example anew every epoch.
+    """
+
+    def __init__(
+        self,
+        examples: Examples,
+        batches: Batches,
+        *,
+        encode: Encode,
+        seq_len: int,
+        augment: Augment | None = None,
+    ) -> None:
+        self.examples, self.batches = examples, batches
+        self.encode, self.seq_len, self.augment = encode, seq_len, augment
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        rows = [self._row(int(example), epoch) for example in self.batches.numbers(epoch, number)]
+        batch = collate(rows, self.encode.pad)
+        batch["index"] = epoch * len(self) + number
+        return batch
+
+    def _row(self, number: int, epoch: int) -> Row:
+        record = self.examples[number]
+        if self.augment is None:
+            ids = self.examples.ids(number)
+        else:
+            record, ids = self.augment(record, number, epoch)
+        return self.encode(*shortened(record, ids, self.seq_len - self.encode.extra))
+
+
+def shortened(record: Record, ids: list[Ids], limit: int) -> tuple[Record, list[Ids]]:
+    """At most `limit` ids: the longest text loses its end first; of a tagged sentence the last tokens go."""
+    lengths = np.array([len(each) for each in ids])
+    if lengths.sum() <= limit:
+        return record, ids
+    if isinstance(record, TaggedTokens):
+        kept = max(1, int((lengths.cumsum() <= limit).sum()))
+        ids = [ids[0][:limit], *ids[1:kept]]
+        return replace(record, tokens=record.tokens[:kept], tags=record.tags[:kept]), ids
+    return record, [each[:most] for each, most in zip(ids, _longest_first(lengths, limit), strict=True)]
+
+
+def _longest_first(lengths: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """How much of each length is left when one after another is taken from the longest, down to `limit` in all."""
+    order = lengths.argsort(kind="stable")
+    kept = lengths.copy()
+    for done, place in enumerate(order):  # the short ones get what they need, the others share the rest
+        share, more = divmod(limit, len(lengths) - done)
+        if lengths[place] > share:
+            rest = np.sort(order[done:])
+            kept[rest] = share
+            kept[rest[:more]] += 1
+            break
+        limit -= int(lengths[place])
+    return kept
+
+
+def collate(rows: Sequence[Row], pad: Mapping[str, int]) -> Batch:
+    """Fields of B examples as one batch: those in `pad` (B, T), others (B, ...), n_tokens their sum, n_ids the ids."""
+    batch: Batch = {"n_tokens": sum(int(row.get("n_tokens", 1)) for row in rows)}
+    for name in rows[0].keys() - {"n_tokens"}:
+        values = [row[name] for row in rows]
+        batch[name] = torch.from_numpy(_padded(values, pad[name]) if name in pad else _wide(np.array(values)))
+    lengths = np.array([len(row["ids"]) for row in rows])
+    batch["n_ids"] = int(lengths.sum())
+    if lengths.min() < lengths.max():
+        batch["mask"] = torch.from_numpy(np.arange(lengths.max()) < lengths[:, None])  # (B, T)
+    return batch
+
+
+def _padded(values: Sequence[Ids], fill: int) -> NDArray[Any]:
+    full = np.full((len(values), max(map(len, values))), fill, _wide(np.asarray(values[0])).dtype)
+    for row, value in zip(full, values, strict=True):
+        row[: len(value)] = value
+    return full
+
+
+def _wide(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)

@@ -1,0 +1,212 @@
+"""Stored examples as Lightning's train, validation and test batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, get_args
+
+import numpy as np
+import pytorch_lightning as pl
+from numpy.typing import NDArray
+
+from llmcli.data.example_batches import Augment, Encode, ExamplePlan
+from llmcli.data.examples import Examples
+from llmcli.data.loader import EpochLoader, PlanLoader
+from llmcli.data.prepare import Prepared
+from llmcli.data.samplers import Balanced, EvaluationBatches, Order, Shuffled, TrainingBatches, Weighted
+from llmcli.data.windows import Batch
+from llmcli.errors import InputError
+
+TooLong = Literal["truncate", "drop", "error"]
+Balance = Literal["none", "over", "under"]
+
+
+class ExampleData(pl.LightningDataModule):
+    """Examples of any kind, at most `size` a batch, as the task encodes them.
+
+    max_tokens: of a batch together with its padding (None: no limit). seq_len: ids of the longest example; too_long is
+    what becomes of others: "truncate", "drop" (from training; elsewhere they are cut) or "error". pool: batches sorted
+    by length together (`TrainingBatches`). balance: every label equally often in an epoch, by showing examples of rare
+    ones several times ("over") or leaving out those of frequent ones ("under"). label_weights: how much more often
+    examples of a label are shown, 1 for those it does not name. eval_size: examples of an evaluation batch; None is
+    twice `size`. accumulate: batches of one optimizer step.
+
+    Raises InputError for sizes that cannot be, for examples that are too long under "error", and for a balance of
+    examples that do not have one label each.
+    """
+
+    def __init__(
+        self,
+        *,
+        prepared: Prepared,
+        seed: int,
+        contiguous: bool,
+        encode: Encode,
+        augment: Augment | None = None,
+        accumulate: int = 1,
+        size: int,
+        max_tokens: int | None,
+        seq_len: int,
+        too_long: TooLong,
+        pool: int,
+        balance: Balance,
+        label_weights: Mapping[str, float],
+        eval_size: int | None,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        sizes = {"size": size, "seq_len": seq_len, "pool": pool, "eval_size": 1 if eval_size is None else eval_size}
+        for name, value in sizes.items():
+            if value < 1:
+                raise InputError(f"batch.{name} ({value}) must be at least 1")
+        if num_workers < 0:
+            raise InputError(f"batch.num_workers ({num_workers}) must be at least 0")
+        if max_tokens is not None and max_tokens < seq_len:
+            raise InputError(f"batch.max_tokens ({max_tokens}) must hold one example of batch.seq_len ({seq_len}) ids")
+        if seq_len <= encode.extra:
+            raise InputError(f"batch.seq_len ({seq_len}) must be above the {encode.extra} ids that the task adds")
+        for name, given, known in (("too_long", too_long, TooLong), ("balance", balance, Balance)):
+            if given not in get_args(known):
+                raise InputError(f"batch.{name} ({given}) must be one of {', '.join(get_args(known))}")
+        if contiguous:
+            raise InputError("batch=examples cannot train a task that carries its state from batch to batch")
+        self.prepared, self.seed, self.accumulate = prepared, seed, accumulate
+        self.encode, self.augment = encode, augment
+        self.size, self.max_tokens, self.seq_len, self.too_long = size, max_tokens, seq_len, too_long
+        self.pool, self.balance, self.label_weights = pool, balance, label_weights
+        self.eval_size, self.num_workers = eval_size or 2 * size, num_workers
+        self._train = self._examples("train")
+        self._order: Order | None = None
+
+    def batches_per_epoch(self, ranks: int) -> int:
+        """Training batches of each rank in an epoch: as many as fill its optimizer steps.
+
+        Raises InputError when the train split does not fill one step.
+        """
+        batches = self._training(rank=0, world=ranks)
+        if not len(batches):
+            single = len(self._training(rank=0, world=1, group=1))
+            raise InputError(
+                f"the train split fills {single:,} batches of batch.size ({self.size:,}), fewer than a step takes: "
+                f"trainer.accumulate ({self.accumulate:,}){f' on {ranks} processes' if ranks > 1 else ''}",
+                f"use more data, or batch.size={max(1, self.size * single // (self.accumulate * ranks + 1))}",
+            )
+        return len(batches)
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Tokens of text, without padding, in a training batch of one rank, on average."""
+        batches = self._training(rank=0, world=1, group=1)
+        tokens = int(self._lengths(self._train)[batches.order.numbers(0)].sum())
+        return max(1, round(tokens / len(batches)))
+
+    def too_long_counts(self, split: str) -> tuple[int, int]:
+        """How many examples of a split have more than `seq_len` ids, and how many it has."""
+        examples = self._examples(split)
+        return int((self._whole_lengths(examples) > self.seq_len).sum()), len(examples)
+
+    def train_dataloader(self) -> PlanLoader:
+        batches = self._training(*self._rank_and_world())
+        plan = ExamplePlan(self._train, batches, encode=self.encode, seq_len=self.seq_len, augment=self.augment)
+        return PlanLoader(plan, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        return self.eval_loader("val") if "val" in self.prepared.splits else []
+
+    def test_dataloader(self) -> Iterable[Batch]:
+        return self.eval_loader("test") if "test" in self.prepared.splits else []
+
+    def eval_loader(
+        self, split: str, stride: int | None = None, size: int | None = None, *, alone: bool = False
+    ) -> EpochLoader:
+        """Every example of a split once, as it is. Raises InputError for a stride, which examples do not have.
+
+        size: examples a batch (None: eval_size). alone: all of the split on this process, where several would share it.
+        """
+        if stride is not None:
+            raise InputError(f"stride ({stride}) is for windows of running text; leave it out")
+        if size is not None and size < 1:
+            raise InputError(f"batch_size ({size}) must be at least 1")
+        examples = self._examples(split)
+        rank, world = (0, 1) if alone else self._rank_and_world()
+        batches = EvaluationBatches(
+            self._lengths(examples), size=size or self.eval_size, max_tokens=self.max_tokens, rank=rank, world=world
+        )
+        plan = ExamplePlan(examples, batches, encode=self.encode, seq_len=self.seq_len)
+        return EpochLoader(plan, num_workers=self.num_workers)
+
+    def _examples(self, split: str) -> Examples:
+        examples = self.prepared.examples(split)
+        if self.too_long == "error" and (lengths := self._whole_lengths(examples)).max() > self.seq_len:
+            longest = int(lengths.argmax())
+            raise InputError(
+                f"example {longest:,} of the {split} split has {lengths[longest]:,} ids, more than batch.seq_len "
+                f"({self.seq_len:,})",
+                "a larger batch.seq_len, or batch.too_long=truncate or drop",
+            )
+        return examples
+
+    def _training(self, rank: int, world: int, group: int | None = None) -> TrainingBatches:
+        if self._order is None:
+            self._order = self._shown()
+        return TrainingBatches(
+            self._order,
+            self._lengths(self._train),
+            size=self.size,
+            max_tokens=self.max_tokens,
+            pool=self.pool,
+            seed=self.seed,
+            group=group or self.accumulate,
+            rank=rank,
+            world=world,
+        )
+
+    def _shown(self) -> Order:
+        """Which training examples an epoch shows, and how often."""
+        numbers = np.arange(len(self._train))
+        if self.too_long == "drop":
+            numbers = numbers[self._whole_lengths(self._train) <= self.seq_len]
+            if not len(numbers):
+                raise InputError(
+                    f"every example of the train split has more than batch.seq_len ({self.seq_len:,}) ids",
+                    "a larger batch.seq_len, or batch.too_long=truncate",
+                )
+        if self.balance == "none" and not self.label_weights:
+            return Shuffled(numbers, seed=self.seed)
+        if self.balance != "none" and self.label_weights:
+            raise InputError("batch.balance and batch.label_weights both say how often a label is shown; give one")
+        option = "balance" if self.balance != "none" else "label_weights"
+        names, groups = np.unique([self._label(int(each), option) for each in numbers], return_inverse=True)
+        if self.label_weights:
+            return Weighted(numbers, self._weights(names)[groups], seed=self.seed)
+        counts = np.bincount(groups)
+        return Balanced(
+            numbers, groups, each=int(counts.max() if self.balance == "over" else counts.min()), seed=self.seed
+        )
+
+    def _label(self, number: int, option: str) -> str:
+        names = self._train[number].names()
+        if len(names) != 1:
+            raise InputError(f"batch.{option} needs examples with one label each; example {number:,} has {len(names)}")
+        return names[0]
+
+    def _weights(self, names: NDArray[np.str_]) -> NDArray[np.float64]:
+        """A weight for each of the labels."""
+        unknown = sorted(set(self.label_weights) - set(names.tolist()))
+        if unknown:
+            raise InputError(
+                f"batch.label_weights: no training example has the label {unknown[0]!r}", f"labels: {', '.join(names)}"
+            )
+        weights = np.array([self.label_weights.get(str(name), 1.0) for name in names], float)
+        if weights.min() < 0 or not weights.any():
+            raise InputError(f"batch.label_weights ({dict(self.label_weights)}) must be at least 0 and not all 0")
+        return weights
+
+    def _whole_lengths(self, examples: Examples) -> NDArray[np.int64]:
+        return examples.lengths() + self.encode.extra
+
+    def _lengths(self, examples: Examples) -> NDArray[np.int64]:
+        return np.minimum(self._whole_lengths(examples), self.seq_len)
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

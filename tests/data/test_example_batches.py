@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import itertools
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.data.example_batches import collate, shortened
+from llmcli.data.example_module import ExampleData
+from llmcli.data.prepare import prepare
+from llmcli.data.records import LabeledPair, LabeledText, TaggedTokens, to_plain
+from llmcli.data.source import Source
+from llmcli.errors import InputError
+from llmcli.losses import IGNORED
+from llmcli.tokenizers.byte import ByteTokenizer
+
+CLS, SEP = 5, 6
+NAMES = ("neg", "pos")
+
+
+class Given(Source):
+    """Records handed over by a test."""
+
+    def __init__(self, **splits):
+        self.given, self.record = splits, type(splits["train"][0])
+
+    @property
+    def splits(self):
+        return tuple(self.given)
+
+    def fingerprint(self):
+        return {split: [to_plain(each) for each in records] for split, records in self.given.items()}
+
+    def records(self, split):
+        return iter(self.given[split])
+
+    def describe(self):
+        return "a test"
+
+
+class Classes:
+    """<cls> text <sep>, and the number of the label."""
+
+    pad: ClassVar = {"ids": 0}
+    extra = 2
+
+    def __call__(self, record, ids):
+        return {"ids": np.array([CLS, *ids[0], SEP]), "labels": NAMES.index(record.labels[0])}
+
+
+class Tags:
+    """The bytes of every token; its first carries the tag, other ids none."""
+
+    pad: ClassVar = {"ids": 0, "labels": IGNORED}
+    extra = 0
+
+    def __call__(self, record, ids):
+        labels = [[len(tag), *[IGNORED] * (len(row) - 1)] for row, tag in zip(ids, record.tags, strict=True)]
+        return {"ids": np.concatenate(ids), "labels": np.concatenate(labels), "n_tokens": len(ids)}
+
+
+RNG = np.random.default_rng(7)
+TEXTS = [
+    LabeledText("".join(RNG.choice(list("abcdef"), n)), (NAMES[n % 5 == 0],)) for n in RNG.integers(1, 50, 90).tolist()
+]
+
+
+def module(tmp_path, records=None, val=None, encode=None, trainer=None, **changes):
+    records = TEXTS if records is None else records
+    given = Given(train=records, val=records[:30] if val is None else val)
+    prepared = prepare(given, tokenizer=ByteTokenizer(), tokenizer_key={}, cache_dir=tmp_path / "cache")
+    settings = {
+        "size": 8,
+        "max_tokens": None,
+        "seq_len": 64,
+        "too_long": "truncate",
+        "pool": 4,
+        "balance": "none",
+        "label_weights": {},
+        "eval_size": None,
+        "num_workers": 0,
+    }
+    data = ExampleData(
+        prepared=prepared, seed=1, contiguous=False, encode=encode or Classes(), **{**settings, **changes}
+    )
+    if trainer is not None:
+        data.trainer = trainer
+    return data
+
+
+class Rank:
+    world_size = 2
+
+    def __init__(self, rank):
+        self.global_rank = rank
+
+
+def texts(loader):
+    """(text, label) of every example of an epoch, in the order of the batches."""
+    found = []
+    for batch in loader:
+        for row, (ids, label) in enumerate(zip(batch["ids"], batch["labels"].tolist(), strict=True)):
+            real = ids[batch["mask"][row]] if "mask" in batch else ids
+            assert real[0] == CLS and real[-1] == SEP
+            found.append((bytes((real[1:-1] - 16).tolist()).decode(), NAMES[label]))
+    return found
+
+
+def pairs(records):
+    return sorted((record.text, record.labels[0]) for record in records)
+
+
+def equal(one, two):
+    return len(one) == len(two) and all(
+        a.keys() == b.keys() and all(torch.equal(a[k], b[k]) if torch.is_tensor(a[k]) else a[k] == b[k] for k in a)
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def test_an_epoch_holds_every_example_with_its_label(tmp_path):
+    data = module(tmp_path)
+    assert sorted(texts(data.train_dataloader())) == pairs(TEXTS)
+    assert sorted(texts(data.val_dataloader())) == pairs(TEXTS[:30])
+    assert data.batches_per_epoch(1) == len(data.train_dataloader()) == 12
+    batch = next(iter(data.train_dataloader()))
+    assert batch["ids"].dtype == torch.int64 and batch["ids"].ndim == 2
+    assert batch["n_tokens"] == len(batch["labels"]) == 8 and batch["index"] == 0
+    mean = sum(len(each.text) + 2 for each in TEXTS) / 12
+    assert data.tokens_per_batch == round(mean)
+
+
+def test_padding_is_masked_and_there_is_no_mask_without_padding():
+    rows = [{"ids": np.arange(3), "score": 0.5}, {"ids": np.arange(2), "score": 2.0}]
+    batch = collate(rows, {"ids": 9})
+    assert batch["ids"].tolist() == [[0, 1, 2], [0, 1, 9]]
+    assert batch["mask"].tolist() == [[True] * 3, [True, True, False]]
+    assert batch["score"].dtype == torch.float32 and batch["score"].tolist() == [0.5, 2.0]
+    assert "mask" not in collate([rows[0]] * 2, {"ids": 9})
+
+
+def test_fields_of_a_fixed_size_are_stacked():
+    rows = [{"ids": np.arange(2), "labels": np.array([0.0, 1.0])}] * 3
+    assert collate(rows, {"ids": 0})["labels"].shape == (3, 2)
+
+
+def test_tags_are_padded_with_what_the_encoder_says(tmp_path):
+    records = [TaggedTokens(("Rome", "is", "old")[:n], ("B-LOC", "O", "O")[:n]) for n in (1, 2, 3)]
+    data = module(tmp_path, records, encode=Tags())
+    [batch] = data.train_dataloader()
+    assert batch["n_tokens"] == 6 == int((batch["labels"] != IGNORED).sum())
+    assert bool((batch["labels"][~batch["mask"]] == IGNORED).all())
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("changes", [{}, {"max_tokens": 200}, {"balance": "over"}])
+def test_a_loader_that_is_stopped_goes_on_where_it_was(tmp_path, num_workers, changes):
+    def take(loader, count):
+        found = []
+        while len(found) < count:
+            found += itertools.islice(loader, count - len(found))
+        return found
+
+    expected = take(module(tmp_path, **changes).train_dataloader(), 30)
+    stopped = module(tmp_path, num_workers=num_workers, **changes).train_dataloader()
+    assert equal(take(stopped, 17), expected[:17])
+    resumed = module(tmp_path, num_workers=num_workers, **changes).train_dataloader()
+    resumed.load_state_dict(stopped.state_dict())
+    assert equal(take(resumed, 13), expected[17:])
+
+
+def test_ranks_share_training_and_validation(tmp_path):
+    shares = [module(tmp_path, trainer=Rank(rank), accumulate=3) for rank in range(2)]
+    assert [len(each.train_dataloader()) for each in shares] == [6, 6] == [shares[0].batches_per_epoch(2)] * 2
+    shown = [text for each in shares for text, _ in texts(each.train_dataloader())]
+    assert len(shown) == len(TEXTS)
+    found = [pair for each in shares for pair in texts(each.val_dataloader())]
+    assert sorted(found) == pairs(TEXTS[:30])
+    assert sorted(texts(shares[1].eval_loader("val", alone=True))) == pairs(TEXTS[:30])
+
+
+def test_each_option_changes_the_batches(tmp_path):
+    usual = list(module(tmp_path).train_dataloader())
+    for changes in (
+        {"size": 4},
+        {"max_tokens": 100},
+        {"seq_len": 20},
+        {"pool": 1},
+        {"balance": "over"},
+        {"balance": "under"},
+        {"label_weights": {"pos": 3.0}},
+        {"seq_len": 40, "too_long": "drop"},
+    ):
+        assert not equal(list(module(tmp_path, **changes).train_dataloader()), usual), changes
+    assert len(next(iter(module(tmp_path).val_dataloader()))["ids"]) > 8
+    assert len(next(iter(module(tmp_path, eval_size=3).val_dataloader()))["ids"]) <= 3
+    assert all(len(each["ids"]) <= 2 for each in module(tmp_path).eval_loader("val", size=2))
+
+
+def test_labels_are_balanced(tmp_path):
+    def shares(**changes):
+        labels = [label for _, label in texts(module(tmp_path, **changes).train_dataloader())]
+        return labels.count("neg"), labels.count("pos")
+
+    neg, pos = shares()
+    assert neg > 2 * pos
+    assert shares(balance="over") == (neg, neg) and shares(balance="under") == (pos, pos)
+    weighted = shares(label_weights={"pos": 3.0})
+    assert sum(weighted) == len(TEXTS) and abs(weighted[1] - len(TEXTS) * 3 * pos / (neg + 3 * pos)) < 1
+
+
+def test_long_examples_are_cut_dropped_or_refused(tmp_path):
+    long = [each for each in TEXTS if len(each.text) > 18]
+    data = module(tmp_path, seq_len=20)
+    assert data.too_long_counts("train") == (len(long), 90)
+    cut = [LabeledText(each.text[:18], each.labels) for each in TEXTS]
+    assert sorted(texts(data.train_dataloader())) == pairs(cut)
+    dropping = module(tmp_path, seq_len=20, too_long="drop")
+    assert sorted(texts(dropping.train_dataloader())) == pairs([each for each in TEXTS if each not in long])
+    assert sorted(texts(dropping.val_dataloader())) == pairs(cut[:30]), "a figure is of all examples"
+    with pytest.raises(InputError, match=r"example \d+ of the train split has \d+ ids, more than batch.seq_len \(20\)"):
+        module(tmp_path, seq_len=20, too_long="error")
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6), st.integers(0, 60))
+def test_the_longest_text_is_cut_first(lengths, limit):
+    record = LabeledPair("", "")
+    found = [len(each) for each in shortened(record, [np.zeros(n) for n in lengths], limit)[1]]
+    while sum(lengths) > limit:
+        lengths[len(lengths) - 1 - lengths[::-1].index(max(lengths))] -= 1
+    assert sorted(found) == sorted(lengths) and sum(found) == sum(lengths)
+
+
+def test_a_tagged_sentence_loses_its_last_tokens():
+    record = TaggedTokens(("aa", "bbb", "c"), ("O", "B-X", "O"))
+    ids = [np.zeros(2), np.zeros(3), np.zeros(1)]
+    kept, rows = shortened(record, ids, 5)
+    assert kept == TaggedTokens(("aa", "bbb"), ("O", "B-X")) and [len(each) for each in rows] == [2, 3]
+    kept, rows = shortened(record, ids, 1)
+    assert kept == TaggedTokens(("aa",), ("O",)) and [len(each) for each in rows] == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": 0}, r"batch.size \(0\) must be at least 1"),
+        ({"seq_len": 0}, r"batch.seq_len \(0\)"),
+        ({"seq_len": 2}, r"batch.seq_len \(2\) must be above the 2 ids that the task adds"),
+        ({"pool": 0}, r"batch.pool \(0\)"),
+        ({"eval_size": 0}, r"batch.eval_size \(0\)"),
+        ({"num_workers": -1}, r"batch.num_workers \(-1\)"),
+        ({"max_tokens": 63}, r"batch.max_tokens \(63\) must hold one example of batch.seq_len \(64\)"),
+        ({"too_long": "skip"}, r"batch.too_long \(skip\) must be one of truncate, drop, error"),
+        ({"balance": "yes"}, r"batch.balance \(yes\) must be one of none, over, under"),
+    ],
+)
+def test_impossible_settings(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        module(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"accumulate": 13},
+            r"fills 12 batches of batch.size \(8\), .* trainer.accumulate \(13\)",
+        ),
+        ({"too_long": "drop", "seq_len": 3}, r"every example of the train split has more than batch.seq_len \(3\)"),
+        ({"label_weights": {"bad": 2.0}}, "no training example has the label 'bad'"),
+        ({"label_weights": {"pos": -1.0}}, "must be at least 0"),
+        ({"label_weights": {"pos": 2.0}, "balance": "over"}, "give one"),
+    ],
+)
+def test_an_epoch_that_cannot_be(tmp_path, changes, message):
+    records = [LabeledText("abcd", each.labels) if changes.get("seq_len") else each for each in TEXTS]
+    with pytest.raises(InputError, match=message):
+        module(tmp_path, records, **changes).batches_per_epoch(1)
+
+
+def test_the_way_out_of_too_few_batches_is_one(tmp_path):
+    with pytest.raises(InputError) as caught:
+        module(tmp_path, accumulate=13).batches_per_epoch(1)
+    size = int(caught.value.hint.rpartition("=")[2])
+    assert module(tmp_path, accumulate=13, size=size).batches_per_epoch(1) >= 13
+
+
+def test_balance_wants_one_label_each(tmp_path):
+    records = [LabeledText("a", ("neg",)), LabeledText("b", ("neg", "pos"))]
+    with pytest.raises(InputError, match=r"batch.balance needs examples with one label each; example 1 has 2"):
+        module(tmp_path, records, balance="over").batches_per_epoch(1)
+
+
+def test_there_is_no_stride(tmp_path):
+    with pytest.raises(InputError, match=r"stride \(8\) is for windows"):
+        module(tmp_path).eval_loader("val", stride=8)
