@@ -155,7 +155,7 @@ OPTIONS = [
 # What the program itself hands to a partial; everything else stands in the YAML.
 HANDED_OVER = {
     "clean": {"text"},
-    "batch": {"prepared", "seed", "contiguous", "accumulate"},
+    "batch": {"prepared", "seed", "contiguous", "accumulate", "encode"},
     "optimizer": {"module"},
     "schedule": {"progress", "step"},
     "task": {"model", "optimizer", "schedule"},
