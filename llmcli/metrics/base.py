@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,14 +14,16 @@ class Metric(ABC):
     """One figure. Batches of any size on any number of processes add up, since it is made of sums alone.
 
     name: of the figure, and with `val_` before it of what a task can monitor. sums: the names of the sums that it is
-    made of, of those in a batch's `StepResult` (`loss` in nats and `n`, its targets, are always there).
+    made of, of those in a batch's `StepResult` (`loss` in nats and `n`, its targets, are always there). shapes: of
+    those sums that are no single number, so that a process without a batch knows them too.
     """
 
     name: ClassVar[str]
     higher_is_better: ClassVar[bool]
     sums: ClassVar[tuple[str, ...]]
 
-    def __init__(self) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]] | None = None) -> None:
+        self.shapes = shapes or {}
         self.reset()
 
     def reset(self) -> None:
@@ -37,20 +39,30 @@ class Metric(ABC):
                 self._totals[name] = self._totals.get(name, 0.0) + value
 
     def reduce(self, add_up: Callable[[Tensor], Tensor]) -> None:
-        """Take the sums of all processes together; `add_up` adds a tensor (sums, 2) over them.
+        """Take the sums of all processes together; `add_up` adds a tensor (N,) over them.
 
         Every process calls it once, also one that had no batch.
         """
-        mine = [[float(self._totals.get(name, 0.0)), float(name in self._totals)] for name in self.sums]
-        everybodys = add_up(torch.tensor(mine, dtype=torch.float64)).tolist()
-        self._totals = {name: total for name, (total, known) in zip(self.sums, everybodys, strict=True) if known}
+        known = torch.tensor([float(name in self._totals) for name in self.sums], dtype=torch.float64)
+        parts = [self._total(name).flatten() for name in self.sums]
+        *totals, known = add_up(torch.cat([*parts, known])).cpu().split([*map(len, parts), len(known)])
+        self._totals = {
+            name: total.view(self.shapes.get(name, ()))
+            for name, total, anywhere in zip(self.sums, totals, known.tolist(), strict=True)
+            if anywhere
+        }
 
     def compute(self) -> float | None:
         """The figure of all sums since `reset`; None where one of them never came."""
         if not all(name in self._totals for name in self.sums):
             return None
-        return self.figure({name: float(total) for name, total in self._totals.items()})
+        totals = {name: self._total(name).cpu() for name in self._totals}
+        return self.figure({name: total if total.ndim else float(total) for name, total in totals.items()})
+
+    def _total(self, name: str) -> Tensor:
+        value = self._totals.get(name, 0.0)
+        return torch.as_tensor(value, dtype=torch.float64).expand(self.shapes.get(name, ()))
 
     @abstractmethod
-    def figure(self, totals: Mapping[str, float]) -> float:
-        """The figure that follows from the totals of `sums`."""
+    def figure(self, totals: Mapping[str, Any]) -> float:
+        """The figure that follows from the totals of `sums`: floats, and tensors of those with a shape."""

@@ -1,0 +1,55 @@
+"""One vector for a sequence of hidden states.
+
+Shapes: B batch, T time, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.errors import InputError
+
+How = Literal["max", "mean", "first", "last", "attention"]
+
+
+class Pooling(nn.Module):
+    """hidden (B, T, D), mask (B, T) bool or None -> (B, D).
+
+    how: "max" and "mean" over the real tokens; "first" (a <cls> token) and "last" real token; "attention": the mean
+    weighted by a learnt score of each token (additive attention of Bahdanau et al. 2015 with a learnt query, as in
+    Yang et al. 2016).
+    """
+
+    def __init__(self, how: How, d_model: int) -> None:
+        super().__init__()
+        if how not in get_args(How):
+            raise InputError(f"pooling ({how}) must be one of {', '.join(get_args(How))}")
+        self.how = how
+        self.score = None
+        if how == "attention":
+            self.score = nn.Sequential(nn.Linear(d_model, d_model), nn.Tanh(), nn.Linear(d_model, 1, bias=False))
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.how == "first":
+            return hidden[:, 0]
+        if self.how == "last":
+            if mask is None:
+                return hidden[:, -1]
+            place = torch.arange(hidden.size(1), device=hidden.device)
+            return hidden[torch.arange(hidden.size(0), device=hidden.device), (mask * place).argmax(1)]
+        if self.how == "max":
+            if mask is not None:
+                hidden = hidden.masked_fill(~mask.unsqueeze(-1), torch.finfo(hidden.dtype).min)
+            return hidden.amax(1)
+        if self.score is not None:
+            scores = self.score(hidden).squeeze(-1).float()  # (B, T)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -torch.inf)
+            return torch.einsum("bt,btd->bd", scores.softmax(1).to(hidden.dtype), hidden)
+        if mask is None:
+            return hidden.mean(1)
+        weights = mask.to(hidden.dtype).unsqueeze(-1)
+        return (hidden * weights).sum(1) / weights.sum(1)

@@ -1,0 +1,92 @@
+"""Figures of a confusion matrix against scikit-learn."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmcli.metrics import classification
+from llmcli.metrics.classification import (
+    MacroF1,
+    MacroPrecision,
+    MacroRecall,
+    Matthews,
+    MicroF1,
+    confusion_matrix,
+    label_confusion,
+    per_class,
+)
+
+sklearn = pytest.importorskip("sklearn.metrics")
+pairs = st.integers(2, 5).flatmap(
+    lambda classes: st.tuples(
+        st.just(classes),
+        st.lists(st.tuples(st.integers(0, classes - 1), st.integers(0, classes - 1)), min_size=1, max_size=40),
+    )
+)
+
+
+def figure(kind, confusion, classes, several=False):
+    metric = kind(classes=classes, several=several)
+    for part in confusion:
+        metric.update({"confusion": part})
+    return metric.compute()
+
+
+@given(pairs)
+def test_one_class_an_example(drawn):
+    classes, rows = drawn
+    predicted, true = np.array(rows).T
+    halves = [
+        confusion_matrix(torch.tensor(p), torch.tensor(t), classes)
+        for p, t in ((predicted[:3], true[:3]), (predicted[3:], true[3:]))
+    ]
+    options = {"labels": range(classes), "zero_division": 0}
+    for kind, score in (
+        (MacroF1, sklearn.f1_score),
+        (MacroPrecision, sklearn.precision_score),
+        (MacroRecall, sklearn.recall_score),
+    ):
+        assert figure(kind, halves, classes) == pytest.approx(score(true, predicted, average="macro", **options))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a single class, which is a case that we want
+        expected = sklearn.matthews_corrcoef(true, predicted)
+    assert figure(Matthews, halves, classes) == pytest.approx(expected, abs=1e-9)
+    found = per_class(sum(halves).double())
+    expected = sklearn.precision_recall_fscore_support(true, predicted, **options)
+    for mine, theirs in zip((found.precision, found.recall, found.f1, found.support), expected, strict=True):
+        np.testing.assert_allclose(mine, theirs)
+
+
+@given(st.lists(st.tuples(*[st.booleans()] * 6), min_size=1, max_size=20))
+def test_several_labels_an_example(rows):
+    both = np.array(rows)
+    predicted, true = both[:, :3], both[:, 3:]
+    confusion = [label_confusion(torch.tensor(predicted), torch.tensor(true))]
+    np.testing.assert_array_equal(confusion[0], sklearn.multilabel_confusion_matrix(true, predicted))
+    for kind, average in ((MacroF1, "macro"), (MicroF1, "micro")):
+        expected = sklearn.f1_score(true, predicted, average=average, zero_division=0)
+        assert figure(kind, confusion, 3, several=True) == pytest.approx(expected)
+
+
+def test_processes_add_up_also_one_without_a_batch():
+    confusion = torch.tensor([[3, 1], [0, 2]])
+    busy, idle = (MacroF1(classes=2, several=False) for _ in range(2))
+    busy.update({"confusion": confusion})
+    sent = []
+    for rank in (busy, idle):
+        rank.reduce(lambda sums: sent.append(sums) or sums)
+    for rank in (busy, idle):
+        rank.reduce(lambda sums: sum(sent))
+        assert rank.compute() == pytest.approx(figure(MacroF1, [confusion], 2))
+
+
+def test_every_figure_of_the_module_is_tested_here():
+    kinds = {each for each in vars(classification).values() if isinstance(each, type)}
+    figures = {each for each in kinds if issubclass(each, classification.ClassMetric)} - {classification.ClassMetric}
+    assert figures == {MacroF1, MacroPrecision, MacroRecall, MicroF1, Matthews}
