@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig
 
 from llmcli import config as configs
-from llmcli import precision, schema, ui
+from llmcli import embeddings, precision, schema, ui
 from llmcli.callbacks.base import Callback, Context, in_order
 from llmcli.callbacks.checkpoints import Checkpoints
 from llmcli.callbacks.history import History
@@ -23,6 +23,7 @@ from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared, prepare
 from llmcli.data.source import Source
 from llmcli.decoding.base import Strategy
+from llmcli.embeddings import Coverage
 from llmcli.errors import InputError
 from llmcli.tasks.base import Task
 from llmcli.tokenizers import store
@@ -50,6 +51,7 @@ class Parts:
     callbacks: Mapping[str, pl.Callback]
     loggers: Sequence[Any]
     strategy: Strategy  # of the samples
+    embedding_init: Coverage | None  # what of the vocabulary starts from given vectors
     trusted: tuple[str, ...] | None  # what its config may name; None: everything, the user wrote it
 
     @property
@@ -159,6 +161,9 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
         optimizer=configs.build(cfg.optimizer, trusted=trusted),
         schedule=configs.build(cfg.schedule, trusted=trusted),
     )
+    coverage = None
+    if resumed is None and cfg.get("embedding_init") is not None:
+        coverage = embeddings.initialise(task, tokenizer, Path(str(cfg.embedding_init)))
     data = configs.build(cfg.batch, trusted=trusted)(
         prepared=prepared,
         seed=int(cfg.seed),
@@ -200,7 +205,21 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     loggers = [configs.build(node, trusted=trusted) for node in (cfg.logger or {}).values() if node is not None]
     strategy: Strategy = configs.build(cfg.decoding, trusted=trusted)
     return Parts(
-        cfg, choices, prepared, task, data, settings, budget, choice, device, ranks, chosen, loggers, strategy, trusted
+        config=cfg,
+        choices=choices,
+        prepared=prepared,
+        task=task,
+        data=data,
+        settings=settings,
+        budget=budget,
+        precision=choice,
+        device=device,
+        ranks=ranks,
+        callbacks=chosen,
+        loggers=loggers,
+        strategy=strategy,
+        embedding_init=coverage,
+        trusted=trusted,
     )
 
 

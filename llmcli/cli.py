@@ -79,8 +79,14 @@ COMMANDS = {
     "eval": Command(
         module="evaluate",
         meaning="score a run",
-        examples=("llm eval", "llm eval ckpt=runs/...", "llm eval data=text data.path=other.txt --json"),
+        examples=(
+            "llm eval",
+            "llm eval ckpt=runs/...",
+            "llm eval data=text data.path=other.txt --json",
+            "llm eval --similarity wordsim353.txt --analogies questions-words.txt",
+        ),
         config="eval",
+        texts=("similarity", "analogies"),
         of_the_run=_OF_THE_RUN,
     ),
     "generate": Command(
@@ -94,6 +100,25 @@ COMMANDS = {
         config="generate",
         texts=("prompt", "prompt_file", "stop"),
         booleans=("json",),
+        of_the_run=(*_OF_THE_RUN, "data"),
+    ),
+    "predict": Command(
+        module="predict",
+        meaning="answer for each text",
+        examples=(
+            "llm predict ckpt=runs/... --text king",
+            "llm predict --input words.txt top=3",
+            "llm predict --json < words.txt > answers.jsonl",
+        ),
+        config="predict",
+        texts=("text", "input"),
+        of_the_run=(*_OF_THE_RUN, "data"),
+    ),
+    "export": Command(
+        module="export",
+        meaning="write word vectors",
+        examples=("llm export to=vectors.txt", "llm export ckpt=runs/... to=vectors.bin format=word2vec_binary"),
+        config="export",
         of_the_run=(*_OF_THE_RUN, "data"),
     ),
     "prepare": Command(

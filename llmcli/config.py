@@ -211,6 +211,9 @@ def _compose(
         mode = settings.mode
         with open_dict(whole):
             del whole["hydra"]
+            if "embedding_init" in whole.get("model", {}):
+                # a key of every model and of no constructor: `assembly.build` sees to it
+                whole.embedding_init = whole.model.pop("embedding_init")
     except (HydraException, OmegaConfBaseException) as err:
         raise _explained(err, command, given, config_dirs) from err
     return whole, told, mode

@@ -24,6 +24,10 @@ _TEXTS = {
     "prompt": "the text to continue, taken literally; may be repeated",
     "prompt_file": "a file that holds the prompt",
     "stop": "end when this text appears; may be repeated",
+    "text": "a text to answer for, taken literally; may be repeated",
+    "input": "a file of texts, one a line; may be repeated",
+    "similarity": "a file of lines `word word score`, for word vectors; may be repeated",
+    "analogies": "a file of lines `a b c d` below lines `: section`, for word vectors; may be repeated",
 }
 _BOOLEANS = {
     "dry_run": "sizes, memory and steps, without training",

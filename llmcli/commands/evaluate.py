@@ -1,9 +1,11 @@
-"""llm eval: score a run on a split of its own data or of other text."""
+"""llm eval: score a run on a split of its own data or of other text; word vectors on lists of words too."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -27,20 +29,26 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         ui.say("run", str(path))
     loaded = checkpoint.load(path)
     began = time.monotonic()
-    figures = score(
-        loaded,
-        data=cfg.get("data"),
-        split=cfg.split or _asked(configs.launch().overrides),
-        stride=cfg.stride,
-        batch_size=cfg.batch_size,
-        accelerator=str(cfg.accelerator),
-        progress=True,
-    )
+    lists = {kind: texts.get(kind, []) for kind in ("similarity", "analogies")}
+    figures: dict[str, Any] = {}
+    if not any(lists.values()) or cfg.get("data") is not None or cfg.split is not None:
+        figures = score(
+            loaded,
+            data=cfg.get("data"),
+            split=cfg.split or _asked(configs.launch().overrides),
+            stride=cfg.stride,
+            batch_size=cfg.batch_size,
+            accelerator=str(cfg.accelerator),
+            progress=True,
+        )
+    words = _score_words(loaded.task, loaded.tokenizer, **lists) if any(lists.values()) else {}
     figures["seconds"] = round(time.monotonic() - began, 2)
     figures["ckpt"] = str(path)
     if cfg.json:
-        ui.out_json(figures)
+        ui.out_json({**figures, **words})
     else:
+        if words:
+            ui.table(_word_rows(words), ("list", "figure", "value", "covered"), right=(2, 3), stdout=True)
         ui.table(
             [(name, _show(value)) for name, value in figures.items()],
             ("figure", "value"),
@@ -48,6 +56,41 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             stdout=True,
         )
     return 0
+
+
+def _score_words(
+    task: Any, tokenizer: Any, *, similarity: Sequence[str], analogies: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Kind of list -> name of the file -> figures."""
+    from llmcli.data.word_lists import read_analogies, read_similarity
+
+    if not hasattr(task, "score_words"):
+        raise InputError(
+            f"lists of words are for word vectors, and this is a {type(task).__name__} run",
+            "llm train model=word2vec makes word vectors",
+        )
+    found: dict[str, dict[str, Any]] = task.score_words(
+        tokenizer,
+        similarity={Path(name).stem: read_similarity(Path(name)) for name in similarity},
+        analogies={Path(name).stem: read_analogies(Path(name)) for name in analogies},
+    )
+    return {kind: figures for kind, figures in found.items() if figures}
+
+
+def _word_rows(words: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for name, found in words.get("similarity", {}).items():
+        rows.append((name, "spearman", _figure(found["spearman"]), f"{found['covered']:,} of {found['pairs']:,}"))
+    for name, found in words.get("analogies", {}).items():
+        sections = {name: found, **{f"  {section}": part for section, part in found["sections"].items()}}
+        for section, part in sections.items():
+            covered = f"{part['covered']:,} of {part['questions']:,}"
+            rows.append((section, "accuracy", _figure(part["accuracy"]), covered))
+    return rows
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _asked(overrides: Sequence[str]) -> str | None:

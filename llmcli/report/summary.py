@@ -41,6 +41,8 @@ def introduce(parts: Parts) -> None:
         f"{choices.get('model')}   {count(total)} parameters ({count(total - matrix_parameters(task))} in tables)"
         + (f", context {context}" if context else ""),
     )
+    if parts.embedding_init is not None:
+        ui.say("embeddings", str(parts.embedding_init))
     lengths = []
     if budget.steps is not None:
         lengths.append(f"{budget.steps:,} steps ({count(parts.planned_tokens or 0)} tokens)")
