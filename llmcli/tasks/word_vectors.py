@@ -26,7 +26,7 @@ class WordVectors(Task):
     alone: so a rate does not depend on the size of the batch.
     """
 
-    takes = "Text"
+    takes = ("Text",)
     kinds = ("word_vectors",)
 
     def __init__(
@@ -83,7 +83,7 @@ class WordVectors(Task):
     @torch.no_grad()
     def vectors(self, tokenizer: Tokenizer) -> tuple[list[str], Tensor]:
         """The words of the vocabulary, the most frequent first, and their vectors (W, D)."""
-        return _words(tokenizer), self.model.word_vectors()[len(RESERVED) :]
+        return _words(tokenizer), self.model.word_vectors().detach()[len(RESERVED) :]
 
     def space(self, tokenizer: Tokenizer) -> WordSpace:
         words, vectors = self.vectors(tokenizer)
