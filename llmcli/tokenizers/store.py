@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from llmcli.errors import CheckpointError
+from llmcli.errors import CheckpointError, InputError
 from llmcli.tokenizers.base import Tokenizer
 
 _HEADER = "tokenizer.json"
@@ -27,8 +27,8 @@ def to_files(tokenizer: Tokenizer) -> dict[str, bytes]:
 def from_files(files: Mapping[str, bytes]) -> Tokenizer:
     """The inverse of `to_files`.
 
-    Raises CheckpointError, naming the file, if one is missing or damaged, or if the class is not one of
-    llmcli.tokenizers.
+    Raises CheckpointError, naming the file, if one is missing or damaged, if the class is not one of llmcli.tokenizers,
+    and if it needs a package that is not installed.
     """
     kind = _trusted_class(files)
     own = {name: data for name, data in files.items() if name != _HEADER}
@@ -36,6 +36,8 @@ def from_files(files: Mapping[str, bytes]) -> Tokenizer:
         return kind.from_files(own)
     except KeyError as err:
         raise CheckpointError(f"the tokenizer's file {err.args[0]} is missing") from err
+    except InputError as err:  # the files are whole, but not for this version or this machine
+        raise CheckpointError(f"the tokenizer cannot be rebuilt: {err}", err.hint) from err
     except (ValueError, TypeError, RuntimeError) as err:
         names = ", ".join(sorted(own))
         raise CheckpointError(f"the tokenizer's file {names} is damaged: {err}") from err

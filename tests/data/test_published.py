@@ -114,7 +114,7 @@ def test_urls_and_checksums_name_the_same_splits(split_files):
 
 def test_data_implies_its_tokenizer_and_the_command_line_wins():
     assert load("data=tinyshakespeare").tokenizer._target_ == "llmcli.tokenizers.char.train"
-    assert load("data=wikitext2").tokenizer.split == "whitespace"
+    assert load("data=wikitext2").tokenizer.segmenter._target_.endswith(".Whitespace")
     for overrides in (["tokenizer=byte", "data=wikitext2"], ["data=tinyshakespeare", "tokenizer=byte"]):
         assert load(*overrides).tokenizer._target_ == "llmcli.tokenizers.byte.train"
 

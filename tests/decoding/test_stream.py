@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from llmcli.decoding.stream import TextStream, cut
 from llmcli.errors import InputError
+from llmcli.text.segment.english import EnglishWords
+from llmcli.text.segment.whitespace import Whitespace
 from llmcli.tokenizers import byte, char, subword, word
 
 CORPUS = "It's the best (and worst) of times:\n    the 你好，世界 café 😀 abab aabab\n\n" * 30
@@ -23,8 +25,9 @@ def train_subword(algorithm):
     )
 
 
-def train_word(split):
-    return word.train([CORPUS], split=split, lower_case=False, vocab_size=None, min_frequency=1, unk_text="<unk>")
+def train_word(segmenter):
+    settings = {"lower_case": False, "vocab_size": None, "min_frequency": 1, "unk_text": "<unk>"}
+    return word.train([CORPUS], segmenter=segmenter, **settings)
 
 
 TOKENIZERS = {
@@ -32,8 +35,8 @@ TOKENIZERS = {
     "char": char.train([CORPUS], min_frequency=1),
     "bpe": train_subword("bpe"),
     "unigram": train_subword("unigram"),
-    "words": train_word("words"),
-    "whitespace": train_word("whitespace"),
+    "words": train_word(EnglishWords(contractions="treebank")),
+    "whitespace": train_word(Whitespace()),
 }
 every = pytest.mark.parametrize("name", TOKENIZERS)
 stops = st.lists(st.text("ab \ufffd你", min_size=1, max_size=5), max_size=3)

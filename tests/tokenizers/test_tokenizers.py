@@ -5,6 +5,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llmcli.errors import CheckpointError, InputError
+from llmcli.text.segment.chinese import ChineseWords
+from llmcli.text.segment.english import EnglishWords
+from llmcli.text.segment.whitespace import Whitespace
 from llmcli.tokenizers import byte, char, store, subword, word
 from llmcli.tokenizers.base import RESERVED
 
@@ -28,7 +31,7 @@ def train_subword(texts, **changes):
 
 def train_word(texts, **changes):
     settings = {
-        "split": "words",
+        "segmenter": EnglishWords(contractions="treebank"),
         "lower_case": False,
         "vocab_size": None,
         "min_frequency": 1,
@@ -41,7 +44,8 @@ TOKENIZERS = {
     "byte": byte.train([CORPUS]),
     "char": char.train([CORPUS], min_frequency=1),
     "words": train_word([CORPUS]),
-    "whitespace": train_word([CORPUS], split="whitespace", unk_text="<unk>"),
+    "whitespace": train_word([CORPUS], segmenter=Whitespace(), unk_text="<unk>"),
+    "jieba": train_word([CORPUS], segmenter=ChineseWords(hmm=False, user_words=[])),
     "bpe": train_subword([CORPUS]),
     "unigram": train_subword([CORPUS], algorithm="unigram"),
 }
