@@ -1,11 +1,12 @@
-"""Losses over large vocabularies.
+"""Losses over large vocabularies, and over classes of unequal size.
 
-Shapes: N tokens, D model width, V vocabulary.
+Shapes: N tokens or examples, D model width, V vocabulary, C classes.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -124,3 +125,38 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> 
     """Cross-entropy in nats of logits (N, V), summed over the labels (N,) that are not -100."""
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(wide, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
+
+
+def class_weights(counts: Sequence[int], *, how: Literal["inverse", "effective"], beta: float = 0.999) -> Tensor:
+    """How much an example of each class counts in the loss, by how many of `counts` (C,) there are -> (C,).
+
+    "inverse": 1 / n. "effective": (1 - beta) / (1 - beta^n), one over the effective number of examples, which grows
+    ever more slowly with n (Cui et al. 2019). Scaled so that the mean over all examples is 1. Raises ValueError for a
+    class without examples.
+    """
+    if min(counts) < 1:
+        raise ValueError(f"class {counts.index(min(counts))} has no examples to weigh")
+    n = torch.tensor(counts, dtype=torch.float64)
+    weights = 1 / n if how == "inverse" else (1 - beta) / (1 - beta**n)
+    return (weights * n.sum() / (weights * n).sum()).float()
+
+
+def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy of which each term is multiplied by (1 - p)^gamma (Lin et al. 2017), in nats, summed.
+
+    p is the probability of what is right, so what is learned already counts for little. labels (N,): one class each, by
+    softmax; -100 is left out. labels (N, C) of 0 and 1: any number of classes, a sigmoid for each. weights (C,): of the
+    classes.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if labels.ndim == logits.ndim:
+        log_p = F.logsigmoid(torch.where(labels.bool(), wide, -wide))  # (N, C)
+    else:
+        real = labels != IGNORED
+        wide, labels = wide[real], labels[real]
+        log_p = wide.log_softmax(1).gather(1, labels[:, None])[:, 0]  # (N,)
+        weights = None if weights is None else weights[labels]
+    # away from 0, where the gradient of a power below 1 is infinite
+    wrong = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+    terms = -log_p * wrong**gamma
+    return (terms if weights is None else terms * weights).sum()

@@ -138,6 +138,7 @@ def test_padding_is_masked_and_there_is_no_mask_without_padding():
     batch = collate(rows, {"ids": 9})
     assert batch["ids"].tolist() == [[0, 1, 2], [0, 1, 9]]
     assert batch["mask"].tolist() == [[True] * 3, [True, True, False]]
+    assert (batch["n_tokens"], batch["n_ids"]) == (2, 5)
     assert batch["score"].dtype == torch.float32 and batch["score"].tolist() == [0.5, 2.0]
     assert "mask" not in collate([rows[0]] * 2, {"ids": 9})
 
