@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from llmcli import config as configs
 from llmcli import embeddings, precision, schema, ui
@@ -19,8 +19,10 @@ from llmcli.callbacks.checkpoints import Checkpoints
 from llmcli.callbacks.history import History
 from llmcli.callbacks.progress import ProgressBar
 from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
+from llmcli.catalog import Catalog
 from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared, prepare
+from llmcli.data.records import Text
 from llmcli.data.source import Source
 from llmcli.decoding.base import Strategy
 from llmcli.embeddings import Coverage
@@ -76,6 +78,7 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
             f"which takes: {', '.join(kinds)}",
             "llm train --help lists the models and tasks",
         )
+    _check_record(cfg, choices, task)
     wanted, given = (
         getattr(each, name, "windows")
         for each, name in ((model, "learns_from"), (schema.locate(str(cfg.batch._target_)), "gives"))
@@ -85,6 +88,25 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
             f"model={choices.get('model')} learns from {wanted}, and batch={choices.get('batch')} gives {given}",
             "leave out batch=, and the model brings its own",
         )
+
+
+def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> None:
+    """The data must hold the kind of record that the task learns from; who gives which is said by the classes."""
+    source, reader = schema.locate(str(cfg.data._target_)), cfg.data.get("reader")
+    record = getattr(source, "record", None) or getattr(schema.locate(str(reader._target_)), "record", None)
+    kind, takes = getattr(record, "__name__", None), getattr(task, "takes", ())
+    if kind is None or not takes or kind in takes:
+        return
+    options = Catalog([configs.config_dir()]).options("task")
+    fitting = [each.name for each in options if kind in _takes(each.path)]
+    raise InputError(
+        f"data={choices.get('data')} holds {kind} records; task={choices.get('task')} learns from {' or '.join(takes)}",
+        f"it goes with task={' or task='.join(fitting)}" if fitting else f"no task learns from {kind} records",
+    )
+
+
+def _takes(path: Path) -> tuple[str, ...]:
+    return getattr(schema.locate(str(OmegaConf.load(path)._target_)), "takes", ())
 
 
 def prepare_data(
@@ -152,9 +174,18 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
         )
     tokenizer = prepared.tokenizer
     ids = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
-    cfg = configs.with_facts(cfg, {"vocab_size": tokenizer.vocab_size, **ids})
+    counts = prepared.manifest["splits"]["train"].get("names", {})
+    labels = {"names": list(counts), "name_counts": list(counts.values())}
+    cfg = configs.with_facts(cfg, {"vocab_size": tokenizer.vocab_size, **ids, **labels})
     settings: TrainerSettings = configs.build(cfg.trainer, trusted=trusted)
     device, ranks = accelerator_of(settings.accelerator, settings.devices, strategy=settings.strategy)
+    before = ranks if resumed is None else int(resumed["ranks"])
+    if ranks != before:
+        raise InputError(
+            f"the run's batches were dealt to {before} {'process' if before == 1 else 'processes'}, this is {ranks}: "
+            "it would go on with other ones",
+            "make as many devices visible (CUDA_VISIBLE_DEVICES), or start a new run",
+        )
     torch.manual_seed(int(cfg.seed))
     task: Task = configs.build(cfg.task, trusted=trusted)(
         model=configs.build(cfg.model, trusted=trusted),
@@ -164,12 +195,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     coverage = None
     if resumed is None and cfg.get("embedding_init") is not None:
         coverage = embeddings.initialise(task, tokenizer, Path(str(cfg.embedding_init)))
-    data = configs.build(cfg.batch, trusted=trusted)(
-        prepared=prepared,
-        seed=int(cfg.seed),
-        contiguous=task.carries_state,
-        accumulate=settings.accumulate,
-    )
+    data = batches(cfg, prepared, task, trusted=trusted, accumulate=settings.accumulate)
     data.eval_loader("val")  # refuses a split with nothing to score before there is a run folder
     per_epoch, per_batch = int(data.batches_per_epoch(ranks)), int(data.tokens_per_batch)
     budget = Budget.of(settings, batches_per_epoch=per_epoch, tokens_per_batch=per_batch, ranks=ranks)
@@ -223,6 +249,16 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     )
 
 
+def batches(
+    cfg: DictConfig, prepared: Prepared, task: Task, *, trusted: tuple[str, ...] | None, accumulate: int = 1
+) -> Any:
+    """The data module of `cfg.batch`; examples are encoded as the task says."""
+    encode = {} if prepared.record == Text.__name__ else {"encode": cast(Any, task).encoder(prepared.tokenizer)}
+    return configs.build(cfg.batch, trusted=trusted)(
+        prepared=prepared, seed=int(cfg.seed), contiguous=task.carries_state, accumulate=accumulate, **encode
+    )
+
+
 def _check_optimizer(task: Task) -> None:
     """Build the optimizer and its schedule once, so that a value they refuse is known before there is a run folder."""
     try:
@@ -242,8 +278,8 @@ def _validations(budget: Budget, batches_per_epoch: int, accumulate: int) -> int
 
 def _val_batches(prepared: Prepared, data: Any, tokens_between: int) -> int:
     """So many batches that validating costs at most about a sixth of training: half the tokens, forward alone."""
-    per_batch = int(data.eval_size) * int(data.seq_len)
-    whole = math.ceil(prepared.count("tokens", "val") / per_batch)
+    whole = len(data.eval_loader("val"))
+    per_batch = max(1, prepared.count("tokens", "val") // whole)
     return max(1, min(whole, max(20, tokens_between // 2 // per_batch)))
 
 
@@ -259,7 +295,9 @@ def matrix_parameters(task: Task) -> int:
 
 
 def opening(prepared: Prepared) -> str:
-    """How a validation document begins: a few words to continue in samples."""
+    """How a validation document begins: a few words to continue in samples; of examples, the first text."""
+    if prepared.record != Text.__name__:
+        return prepared.examples("val")[0].texts()[0]
     shards = prepared.split("val")
     text = prepared.tokenizer.decode([int(i) for i in shards.read(0, min(64, len(shards)))])
     words = text.split()

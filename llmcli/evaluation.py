@@ -10,11 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmcli import config as configs
 from llmcli import ui
-from llmcli.assembly import prepare_as, prepare_data
+from llmcli.assembly import batches, prepare_as, prepare_data
 from llmcli.checkpoint import Loaded
 from llmcli.data.prepare import Prepared
 from llmcli.data.source import Source
 from llmcli.errors import InputError
+from llmcli.floor import ngram_floor
 from llmcli.tasks.base import Task, figures
 from llmcli.trainer import accelerator_of
 
@@ -76,11 +77,7 @@ def score(
     if split not in prepared.splits:
         raise InputError(f"there is no split {split!r}", f"this data has: {', '.join(prepared.splits)}")
     saved = OmegaConf.create(loaded.config)
-    module = configs.build(saved.batch, trusted=loaded.trusted)(
-        prepared=prepared,
-        seed=int(saved.seed),
-        contiguous=loaded.task.carries_state,
-    )
+    module = batches(saved, prepared, loaded.task, trusted=loaded.trusted)
     loader = module.eval_loader(split, stride=stride, size=batch_size)
     kind, _ = accelerator_of(accelerator, 1, key="accelerator")
     stats = prepared.manifest["splits"][split]
@@ -92,6 +89,8 @@ def score(
             text={unit: float(stats[unit]) for unit in ("bytes", "characters")},
             on_batch=(lambda n: meter("evaluating", n, stats["tokens"])) if progress else None,
         )
+    if loaded.task.next_token and data is None:
+        found["floor_loss"] = ngram_floor(prepared, split)
     whole = prepared.splits == (split,) == ("train",)
     found.update(split=ALL if whole else split, tokens=stats["tokens"], unknown=stats.get("unknown", 0))
     return found

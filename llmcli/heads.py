@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.errors import InputError
+from llmcli.layers.pooling import How, Pooling
 from llmcli.losses import IGNORED, cross_entropy, linear_cross_entropy, softcapped
-from llmcli.models.base import Backbone
+from llmcli.models.base import Backbone, check_rates
 
 # Up to this many logits (8 MiB in float32) they are made in one piece, which is as fast. Above it the chunked loss is,
 # measured on one CPU core with its gradients: 1.4 times as fast at 2**23 logits, 1.8 at 2**25, in less memory.
@@ -111,6 +112,22 @@ class LanguageModelHead(nn.Module):
             loss += cross_entropy(logits, target, label_smoothing=0.0)
             correct += ((logits.argmax(dim=-1) == target) & (target != IGNORED)).sum()
         return loss, correct
+
+
+class SequenceHead(nn.Module):
+    """hidden (B, T, D), mask (B, T) -> logits (B, C): the sequence pooled to one vector, dropout, one linear layer."""
+
+    def __init__(self, *, d_model: int, outputs: int, pooling: How, dropout: float) -> None:
+        super().__init__()
+        check_rates(dropout=dropout)
+        self.pooling = Pooling(pooling, d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(d_model, outputs)
+        nn.init.normal_(self.linear.weight, std=d_model**-0.5)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        return cast("Tensor", self.linear(self.dropout(self.pooling(hidden, mask))))
 
 
 class AdaptiveHead(LanguageModelHead):

@@ -9,24 +9,19 @@ from llmcli import checkpoint, files, runs, ui
 from llmcli import config as configs
 from llmcli.assembly import Parts
 from llmcli.callbacks.history import History
-from llmcli.data.prepare import Prepared
 from llmcli.evaluation import evaluate
-from llmcli.models import ngram
+from llmcli.floor import ngram_floor
 from llmcli.report.curves import draw
 from llmcli.trust import packages_of
-
-FLOOR_ORDER = 5
-FLOOR_TOKENS = 5_000_000  # of each split: seconds of work and a few hundred MB
 
 
 def conclude(parts: Parts, history: History, *, folder: Path) -> dict[str, Any]:
     """Write metrics.json, curves.png and the final status; returns the figures of metrics.json."""
     now = history.now
-    read = parts.data.eval_size * parts.data.seq_len * parts.settings.val_batches
-    if now.best and read < parts.prepared.count("tokens", "val"):
+    if now.best and parts.settings.val_batches < len(parts.data.eval_loader("val", alone=True)):
         # validations read a part of the split; the figure that is reported reads all of it, with the best weights
         history.replace_best(_score_best(parts, folder))
-    floor = ngram_floor(parts.prepared) if parts.task.next_token else None
+    floor = ngram_floor(parts.prepared, "val") if parts.task.next_token else None
     figures: dict[str, Any] = {
         **{f"val_{name}": value for name, value in now.best.items()},
         **history.verdict(),
@@ -64,19 +59,3 @@ def _score_best(parts: Parts, folder: Path) -> dict[str, float]:
             text={unit: float(prepared.count(unit, "val")) for unit in ("bytes", "characters")},
             on_batch=lambda n: meter("scoring the whole validation split", n, prepared.count("tokens", "val")),
         )
-
-
-def ngram_floor(prepared: Prepared) -> float | None:
-    """Validation loss of the interpolated Kneser-Ney model on the same tokens, computed once for prepared data."""
-    path = prepared.path / "floor.json"
-    known = files.read_json(path).get("loss")
-    if known is None:
-        train, val = prepared.split("train"), prepared.split("val")
-        known = ngram.floor(
-            train.read(0, min(len(train), FLOOR_TOKENS)),
-            val.read(0, min(len(val), FLOOR_TOKENS)),
-            prepared.tokenizer.vocab_size,
-            order=FLOOR_ORDER,
-        )
-        files.write_json(path, {"loss": known, "order": FLOOR_ORDER})
-    return float(known)

@@ -10,7 +10,7 @@ from llmcli import ui
 from llmcli.assembly import Parts, matrix_parameters
 from llmcli.callbacks.history import History
 from llmcli.data.duplicates import in_words
-from llmcli.results import FLOOR_ORDER
+from llmcli.floor import ORDER
 from llmcli.trainer import describe_device
 
 
@@ -112,7 +112,7 @@ def sum_up(parts: Parts, history: History, figures: Mapping[str, Any], *, folder
         line = [f"loss {best['loss']:.3f} {parts.task.loss_unit}"] if "loss" in best else []
         line += [f"{label} {best[name]:.3f}" for name, label in shown.items() if name in best and name != "loss"]
         if figures["floor_loss"] is not None:
-            line.append(f"({FLOOR_ORDER}-gram loss {figures['floor_loss']:.3f})")
+            line.append(f"({ORDER}-gram loss {figures['floor_loss']:.3f})")
         ui.note("  " + "   ".join(line))
     ui.note(f"  curves  {folder / 'curves.png'}")
     if hasattr(parts.task, "step"):

@@ -44,11 +44,11 @@ class StepResult:
 class Task(pl.LightningModule, ABC):
     """Subclasses implement `_step`, `metrics` and say what they take.
 
-    takes: the record type of `data.records` it learns from. kinds: the backbone kinds it works with, and `causal`
+    takes: the kinds of record (`data.records`) it learns from. kinds: the backbone kinds it works with, and `causal`
     the direction it needs (None: either). A batch carries `n_tokens`, the number of its targets as a Python int.
     """
 
-    takes: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]]
     kinds: ClassVar[tuple[str, ...]]
     needs_causal: ClassVar[bool | None] = None
     monitor: ClassVar[str] = "val_loss"  # the metric that decides which weights are best, after "val_"

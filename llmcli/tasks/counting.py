@@ -26,7 +26,7 @@ class Counting(Task):
     Its conditional distributions see the batch alone, so a token at the beginning of a window has less context.
     """
 
-    takes = "Text"
+    takes = ("Text",)
     kinds = ("counts",)
     next_token = True
     single_pass = True

@@ -28,7 +28,7 @@ class LanguageModeling(Task):
     the next (truncated back-propagation through time, Mikolov et al. 2010); the state is part of the checkpoint.
     """
 
-    takes = "Text"
+    takes = ("Text",)
     kinds = ("attention", "recurrent", "window")
     next_token = True
     needs_causal = True

@@ -21,7 +21,7 @@ from llmcli.trainer import quiet_lightning
 class Regression(Task):
     """Sum of squared errors over as many targets as a batch brings."""
 
-    takes = "numbers"
+    takes = ("numbers",)
     kinds = ()
 
     def __init__(self) -> None:

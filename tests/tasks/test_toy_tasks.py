@@ -114,7 +114,7 @@ def _same_after_loading(task: Task, fresh: Task, folder: Path) -> None:
 class Tagging(Task):
     """The tag of a token says whether the next one is even: nothing that looks only back can know it."""
 
-    takes = "TaggedTokens"
+    takes = ("TaggedTokens",)
     kinds = ("attention", "recurrent")
     needs_causal = False
     monitor = "val_accuracy"
@@ -196,7 +196,7 @@ class Reverser(nn.Module):
 
 
 class Translation(Task):
-    takes = "TextPair"
+    takes = ("TextPair",)
     kinds = ("encoder_decoder",)
     BOS, END = 1, 2
 
@@ -274,7 +274,7 @@ def test_sequence_to_sequence_learns_and_decodes_through_the_same_strategies(tmp
 class Replaced(Task):
     """A generator fills masked places, a discriminator says which tokens are not the original (Clark et al. 2020)."""
 
-    takes = "Text"
+    takes = ("Text",)
     kinds = ()  # its two networks are its own business
     MASK = 0
 

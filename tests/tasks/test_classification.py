@@ -1,0 +1,169 @@
+"""Classification: what an example becomes, which options change the loss, predictions that no batch changes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from llmcli.data.records import LabeledPair, LabeledText
+from llmcli.errors import InputError
+from llmcli.heads import SequenceHead
+from llmcli.layers.pooling import Pooling
+from llmcli.models.recurrent import Recurrent
+from llmcli.models.transformer import Transformer
+from llmcli.tasks.classification import Classification
+from llmcli.tokenizers import char
+
+B, T, D = 3, 7, 8
+OPTIONS = {
+    "causal": False, "names": ["bad", "good", "mixed"], "name_counts": [6, 3, 1], "several": False, "marks": False,
+    "pooling": "max", "dropout": 0.0, "class_weights": "none", "focal_gamma": 0.0, "label_smoothing": 0.0,
+}  # fmt: skip
+TEXTS = ["a good film", "bad", "good and bad , a mixed film", ""]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return char.train(TEXTS, min_frequency=1)
+
+
+def lstm(vocab_size=40):
+    return Recurrent(
+        cell="lstm", vocab_size=vocab_size, causal=False, d_model=D, d_hidden=None, n_layers=1, dropout_embedding=0.0,
+        dropout_input=0.0, dropout_hidden=0.0, dropout_output=0.0, locked_dropout=True, weight_drop=0.0,
+        tie_embeddings=False,
+    )  # fmt: skip
+
+
+def transformer(vocab_size=40):
+    return Transformer(
+        vocab_size=vocab_size, max_seq_len=16, causal=False, d_model=D, n_layers=1, n_heads=2, n_kv_heads=None,
+        d_ff=None, activation="relu2", qk_norm=True, rope_theta=10000.0, ngram_rows=[], tie_embeddings=False,
+        logit_softcap=None, dropout=0.0,
+    )  # fmt: skip
+
+
+def make(model=None, **changes):
+    torch.manual_seed(0)
+    return Classification(model=model or lstm(), **{**OPTIONS, **changes})
+
+
+def batch(task, labels=(0, 1, 2)):
+    torch.manual_seed(1)
+    lengths = torch.tensor([T, 4, 2])
+    mask = torch.arange(T) < lengths[:, None]
+    ids = torch.randint(16, 40, (B, T)).masked_fill(~mask, 0)
+    return {"ids": ids, "mask": mask, "labels": torch.tensor(labels), "n_tokens": B, "n_ids": int(lengths.sum())}
+
+
+@pytest.mark.parametrize("pooling", ["max", "mean", "first", "last", "attention"])
+@pytest.mark.parametrize("model", [lstm, transformer])
+def test_padding_and_the_rest_of_the_batch_change_nothing(pooling, model):
+    task = make(model(), pooling=pooling).eval()
+    together = batch(task)
+    logits = task.logits(together)
+    assert logits.shape == (B, 3)
+    for row, length in enumerate([T, 4, 2]):
+        alone = task.logits({"ids": together["ids"][row : row + 1, :length]})
+        torch.testing.assert_close(logits[row], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_poolings_by_hand():
+    hidden = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
+    mask = torch.tensor([[True, True, False]])
+    expected = {"max": [3.0, 5.0], "mean": [2.0, 3.0], "first": [1.0, 5.0], "last": [3.0, 1.0]}
+    for how, value in expected.items():
+        assert Pooling(how, 2)(hidden, mask).tolist() == [value]
+    weighing = Pooling("attention", 2)
+    nn.init.zeros_(weighing.score[2].weight)
+    assert weighing(hidden, mask).tolist() == [[2.0, 3.0]]  # equal scores are the mean
+    with pytest.raises(InputError, match=r"pooling \(sum\) must be one of max, mean"):
+        SequenceHead(d_model=2, outputs=2, pooling="sum", dropout=0.0)
+
+
+def test_what_an_example_becomes(tokenizer):
+    one = make().encoder(tokenizer)
+    ids = [np.array(tokenizer.encode(text)) for text in ("a good film", "bad")]
+    row = one(LabeledText("a good film", ("good",)), ids[:1])
+    assert (row["ids"].tolist(), row["labels"]) == (tokenizer.encode("a good film"), 1)
+    pair = one(LabeledPair("a good film", "bad", ("mixed",)), ids)
+    assert pair["ids"].tolist() == [*ids[0], tokenizer.sep_id, *ids[1]]
+    marked = make(marks=True).encoder(tokenizer)
+    assert marked.ids(ids).tolist() == [tokenizer.cls_id, *ids[0], tokenizer.sep_id, *ids[1], tokenizer.sep_id]
+    assert len(marked.ids(ids)) == sum(map(len, ids)) + marked.extra
+    several = make(several=True).encoder(tokenizer)
+    assert several(LabeledText("x", ("mixed", "bad")), ids[:1])["labels"].tolist() == [1, 0, 1]
+    assert one.ids([np.array([], np.int64)]).tolist() == [tokenizer.pad_id]  # an empty text is still an example
+    with pytest.raises(InputError, match="an example has 2 labels, not one: 'x'"):
+        one(LabeledText("x", ("mixed", "bad")), ids[:1])
+
+
+def test_the_loss_is_the_cross_entropy_of_the_right_class():
+    task = make().eval()
+    given = batch(task)
+    log_p = task.logits(given).log_softmax(1)
+    result = task._step(given, "val")
+    assert result.loss.item() == pytest.approx(-log_p[range(B), [0, 1, 2]].sum().item(), rel=1e-5)
+    assert (result.n, result.text) == (B, T + 4 + 2)
+    assert result.sums["confusion"].sum() == B and result.sums["confusion"].trace() == result.sums["correct"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"class_weights": "inverse"}, {"class_weights": "effective"}, {"focal_gamma": 2.0}, {"dropout": 0.5}]
+)
+def test_options_change_the_training_loss(changes):
+    losses = []
+    for task in (make(), make(**changes)):
+        torch.manual_seed(5)
+        losses.append(task.train()._step(batch(task), "train").loss.item())
+    assert abs(losses[0] - losses[1]) > 1e-3
+
+
+def test_label_smoothing_is_for_training_alone():
+    plain, smooth = make(), make(label_smoothing=0.2)
+    given = batch(plain)
+    assert plain._step(given, "val").loss == smooth._step(given, "val").loss
+    assert plain._step(given, "train").loss != smooth._step(given, "train").loss
+
+
+def test_several_labels_at_once():
+    task = make(several=True)
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]])
+    result = task._step({**batch(task), "labels": labels}, "val")
+    logits = task.logits(batch(task))
+    signs = torch.where(labels.bool(), logits, -logits)
+    assert result.loss.item() == pytest.approx(torch.log1p(torch.exp(-signs)).sum().item(), rel=1e-5)
+    assert result.sums["confusion"].shape == (3, 2, 2)
+    assert [metric.name for metric in task.metrics()][-1] == "micro_f1"
+
+
+def test_predictions_name_classes_and_do_not_depend_on_the_batch(tokenizer):
+    task = make(lstm(tokenizer.vocab_size)).eval()
+    together = task.predict(TEXTS, tokenizer, top=2)
+    for text, found in zip(TEXTS, together, strict=True):
+        assert found["text"] == text and found["label"] == found["classes"][0]["label"]
+        assert found["label"] in OPTIONS["names"] and len(found["classes"]) == 2
+        [alone] = task.predict([text], tokenizer, top=3)
+        assert math.fsum(each["probability"] for each in alone["classes"]) == pytest.approx(1, abs=1e-5)
+        assert alone["label"] == found["label"]
+        assert alone["classes"][0]["probability"] == pytest.approx(found["classes"][0]["probability"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ["bad"], "name_counts": [3]}, "needs two classes or more; the train split has only 'bad'"),
+        ({"names": [], "name_counts": []}, "the train split has none"),
+        ({"class_weights": "all"}, r"task.class_weights \(all\) must be one of none, inverse, effective"),
+        ({"focal_gamma": -1.0}, r"task.focal_gamma \(-1.0\) must be at least 0"),
+        ({"label_smoothing": 1.0}, r"task.label_smoothing \(1.0\)"),
+        ({"label_smoothing": 0.1, "several": True}, "task.label_smoothing goes with one class"),
+    ],
+)
+def test_what_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        make(**changes)
