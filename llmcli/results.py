@@ -18,7 +18,8 @@ from llmcli.trust import packages_of
 def conclude(parts: Parts, history: History, *, folder: Path) -> dict[str, Any]:
     """Write metrics.json, curves.png and the final status; returns the figures of metrics.json."""
     now = history.now
-    if now.best and parts.settings.val_batches < len(parts.data.eval_loader("val", alone=True)):
+    read = parts.settings.val_batches or 0
+    if now.best and read < len(parts.data.eval_loader("val", alone=True)):
         # validations read a part of the split; the figure that is reported reads all of it, with the best weights
         history.replace_best(_score_best(parts, folder))
     floor = ngram_floor(parts.prepared, "val") if parts.task.next_token else None

@@ -45,7 +45,8 @@ class Metric(ABC):
         """
         known = torch.tensor([float(name in self._totals) for name in self.sums], dtype=torch.float64)
         parts = [self._total(name).flatten() for name in self.sums]
-        *totals, known = add_up(torch.cat([*parts, known])).cpu().split([*map(len, parts), len(known)])
+        added = add_up(torch.cat([*parts, known])).cpu()
+        *totals, known = torch.split(added, [*map(len, parts), len(known)])
         self._totals = {
             name: total.view(self.shapes.get(name, ()))
             for name, total, anywhere in zip(self.sums, totals, known.tolist(), strict=True)
