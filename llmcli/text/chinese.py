@@ -20,23 +20,23 @@ def to_simplified(text: str, *, profile: ToSimplified) -> str:
     profile: OpenCC's name for where the text comes from: t any, tw Taiwan, hk Hong Kong; with p, words that only that
     place uses are exchanged too (滑鼠, 鼠标). Raises InputError for another name, and without the package opencc.
     """
-    return _convert(text, profile, get_args(ToSimplified), "clean=[simplified]")
+    return _convert(text, profile, get_args(ToSimplified), "simplified")
 
 
 def to_traditional(text: str, *, profile: ToTraditional) -> str:
     """Traditional characters for simplified ones. profile: as in `to_simplified`, for the place that reads the text."""
-    return _convert(text, profile, get_args(ToTraditional), "clean=[traditional]")
+    return _convert(text, profile, get_args(ToTraditional), "traditional")
 
 
-def _convert(text: str, profile: str, known: tuple[str, ...], purpose: str) -> str:
+def _convert(text: str, profile: str, known: tuple[str, ...], step: str) -> str:
     if profile not in known:
-        raise InputError(f"profile ({profile}) must be one of {', '.join(known)}")
-    convert = _converter(profile, purpose).convert
+        raise InputError(f"clean.{step}.profile ({profile}) must be one of {', '.join(known)}")
+    convert = _converter(profile, step).convert
     if _SURROGATES.search(text):  # OpenCC works on UTF-8, which a lone surrogate has none of
         return "".join(part if _SURROGATES.match(part) else convert(part) for part in _SURROGATES.split(text) if part)
     return str(convert(text))
 
 
 @cache
-def _converter(profile: str, purpose: str) -> Any:
-    return require("opencc", extra="zh", purpose=purpose).OpenCC(profile)
+def _converter(profile: str, step: str) -> Any:
+    return require("opencc", extra="zh", purpose=f"clean=[{step}]").OpenCC(profile)

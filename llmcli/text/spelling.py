@@ -30,7 +30,7 @@ def correct_spelling(
     Raises InputError for a max_edit_distance outside 1 to 3, and without the package symspellpy.
     """
     if not 1 <= max_edit_distance <= _FARTHEST:
-        raise InputError(f"max_edit_distance ({max_edit_distance}) must be from 1 to {_FARTHEST}")
+        raise InputError(f"clean.spelling.max_edit_distance ({max_edit_distance}) must be from 1 to {_FARTHEST}")
 
     kept = {word.lower() for word in keep}
 

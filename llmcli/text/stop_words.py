@@ -36,11 +36,11 @@ he'll she'll we'll they'll that's there's here's what's who's where's how's let'
 _CHINESE = """
 的 地 得 了 着 过 之 所 者 吗 呢 吧 啊 呀 哦 嘛 啦 哇 哪 么 罢了 而已 似的 一样 一般 我 你 您 他 她 它 咱 我们 你们
 您们 他们 她们 它们 咱们 自己 大家 人家 别人 彼此 其 其他 其它 其中 其余 这 那 这个 那个 这些 那些 这里 那里 这儿 那儿
-这样 那样 这么 那么 此 该 某 某个 某些 各 各个 每 每个 本 另 另外 有的 有些 是 有 在 会 能 能够 可以 可能 可 应 应该
+这样 那样 这么 那么 此 该 某 某个 某些 各 各个 每 每个 本 另 另外 有些 是 有 在 会 能 能够 可以 可能 可 应 应该
 应当 要 想要 将 将要 让 使 使得 叫 被 把 给 令 得以 正在 正 曾 曾经 已 已经 从 自 自从 到 向 往 朝 于 对 对于 关于
 至于 由 由于 用 以 按 按照 根据 依照 通过 经过 随着 为 为了 跟 同 与 和 及 以及 比 除 除了 除非 沿着 当 趁 因 因为
 因此 因而 所以 于是 故 而 而且 并 并且 且 或 或者 还是 要么 不但 不仅 不过 但 但是 可是 然而 却 虽 虽然 尽管 即使 就算
-哪怕 只要 只有 无论 不管 如果 假如 要是 若 若是 倘若 既 既然 否则 那末 从而 以便 以致 也 都 就 才 还 又 再 很 太 更 最
+哪怕 只要 只有 无论 不管 如果 假如 要是 若 倘若 既 既然 否则 那末 从而 以便 以致 也 都 就 才 还 又 再 很 太 更 最
 非常 十分 比较 相当 极 极其 更加 越 越来越 稍 稍微 几乎 只 仅 仅仅 便 即 共 一共 总 总是 常 常常 经常 往往 一直 一向
 始终 刚 刚刚 刚才 马上 立刻 先 后 然后 接着 最后 同时 现在 当时 起来 下去 出来 上来 下来 上 下 里 里面 中 内 外 间
 之间 之前 之后 之中 以前 以后 以来 以上 以下 时 时候 个 些 种 次 位 一 一个 一些 一种 一下 一点 一次 什么 谁 哪个 哪些
@@ -59,7 +59,9 @@ def remove_stop_words(text: str, *, languages: Sequence[Language], extra: Sequen
     """
     for language in languages:
         if language not in WORDS:
-            raise InputError(f"there are no stop words for the language {language}", f"there are: {', '.join(WORDS)}")
+            raise InputError(
+                f"clean.stop_words.languages: there is no list for {language}", f"there are: {', '.join(WORDS)}"
+            )
         words = _chosen(language, tuple(extra), tuple(keep))
         pieces, start = [], 0
         for first, last in _segmenter(language).spans(text):
