@@ -1,116 +1,125 @@
-"""Documents of running text -> token shards: the hot part of preparing."""
+"""Documents of running text -> token shards: the hot part of preparing.
+
+`EncodePieces` makes ids of pieces, in any process; `ShardWriter` appends them to files, in order.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from llmcli.data.records import Text
-from llmcli.data.shards import id_dtype
+from llmcli.data.columns import Column
+from llmcli.data.shards import Ids
 from llmcli.tokenizers.base import Tokenizer
 
 SHARD_BYTES = 512 << 20
-# what is encoded at once: enough to keep a tokenizer busy, little enough to keep memory flat
-CHUNK_CHARACTERS = 1 << 19
-CHUNK_PIECES = 4096
+COUNTED = ("documents", "tokens", "bytes", "characters", "unknown")
 
 
-def write(
-    documents: Iterable[Text],
-    split: str,
-    tokenizer: Tokenizer,
-    folder: Path,
-    *,
-    eos: bool,
-    progress: Callable[[int], None],
-) -> dict[str, Any]:
-    """Write the shards of one split; its counts and shard list, as the manifest has them. progress(characters)."""
-    counts = {"documents": 0, "tokens": 0, "bytes": 0, "characters": 0, "unknown": 0}
-    ends_with = [tokenizer.eos_id] if eos else []
-    shards = _Writer(folder, split, np.dtype(id_dtype(tokenizer.vocab_size)))
-    with shards:
-        for chunk in _chunks(documents):
-            encoded = tokenizer.encode_batch([piece.text for piece in chunk])
-            rows = [[*row, *ends_with] if piece.end and eos else row for row, piece in zip(encoded, chunk, strict=True)]
-            lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-            ids = np.fromiter(chain.from_iterable(rows), shards.dtype, int(lengths.sum()))
-            ends = np.cumsum(lengths)[[piece.end for piece in chunk]]
-            shards.add(ids, ends)
-            counts["documents"] += len(ends)
-            counts["tokens"] += len(ids)
-            counts["bytes"] += sum(_utf8_length(piece.text) for piece in chunk)
-            counts["characters"] += sum(len(piece.text) for piece in chunk)
-            if tokenizer.unk_id is not None:
-                counts["unknown"] += int(np.count_nonzero(ids == tokenizer.unk_id))
-            progress(counts["characters"])
-    return {**counts, "shards": shards.written}
+class Pieces(NamedTuple):
+    """Texts of documents, and which of them are their document's last."""
+
+    texts: list[str]
+    ends: list[bool]
 
 
-def _chunks(documents: Iterable[Text]) -> Iterator[list[Text]]:
-    chunk: list[Text] = []
-    size = 0
-    for piece in documents:
-        chunk.append(piece)
-        size += len(piece.text)
-        if size >= CHUNK_CHARACTERS or len(chunk) >= CHUNK_PIECES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+class Encoded(NamedTuple):
+    """ids (n,); ends (m,): the places in `ids` after the last token of each document that ends here."""
+
+    size: int  # bytes of UTF-8 it was made of
+    counts: Mapping[str, int]
+    ids: Ids
+    ends: NDArray[np.int64]
 
 
-class _Writer:
-    """Appends ids and document ends, beginning a new shard when one is full."""
+@dataclass(frozen=True)
+class EncodePieces:
+    """Ids of pieces, with an end-of-text id after every document where `eos`."""
 
-    def __init__(self, folder: Path, split: str, dtype: np.dtype[Any]) -> None:
+    tokenizer: Tokenizer
+    dtype: str
+    eos: bool
+
+    def __call__(self, pieces: Pieces) -> Encoded:
+        rows = self.tokenizer.encode_batch(pieces.texts)
+        if self.eos:
+            last = [] if self.tokenizer.eos_id is None else [self.tokenizer.eos_id]
+            rows = [[*row, *last] if end else row for row, end in zip(rows, pieces.ends, strict=True)]
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids = np.fromiter(chain.from_iterable(rows), self.dtype, int(lengths.sum()))
+        ends = np.cumsum(lengths)[pieces.ends]
+        size = sum(map(utf8_length, pieces.texts))
+        counts = {
+            "documents": len(ends),
+            "tokens": len(ids),
+            "bytes": size,
+            "characters": sum(map(len, pieces.texts)),
+            "unknown": count_of(self.tokenizer.unk_id, ids),
+        }
+        return Encoded(size, counts, ids, ends)
+
+
+class ShardWriter:
+    """Appends ids and document ends, beginning a new shard when one is full.
+
+    state: what `state` said when an earlier process had written so far.
+    """
+
+    def __init__(self, folder: Path, split: str, dtype: str, state: Mapping[str, Any] | None) -> None:
         self.folder, self.split, self.dtype = folder, split, dtype
-        self.written: list[dict[str, Any]] = []
-        self.tokens = 0  # of the whole split
-        self._begin()
+        state = state or {"counts": {}, "written": [], "files": {"ids": 0, "ends": 0}}
+        self.counts = Counter[str](state["counts"])
+        self.written: list[dict[str, Any]] = list(state["written"])
+        self._open(state["files"])
 
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._finish()
-
-    def add(self, ids: np.ndarray[Any, Any], ends: np.ndarray[Any, Any]) -> None:
-        """ids (n,); ends (m,): the places in `ids` after the last token of each document that ends here."""
-        if self._ids.tell() and self._ids.tell() + ids.nbytes > SHARD_BYTES:
+    def add(self, encoded: Encoded) -> None:
+        if self._ids.count and self._ids.size + encoded.ids.nbytes > SHARD_BYTES:
             self._finish()
-            self._begin()
-        _append(self._ids, self._ids_hash, ids)
-        _append(self._ends, self._ends_hash, (ends + self.tokens).astype("<u8"))
-        self.tokens += len(ids)
+            self._open({"ids": 0, "ends": 0})
+        self._ids.append(encoded.ids)
+        self._ends.append(encoded.ends + self.counts["tokens"])
+        self.counts.update(encoded.counts)
 
-    def _begin(self) -> None:
+    def state(self) -> dict[str, Any]:
+        files = {"ids": self._ids.count, "ends": self._ends.count}
+        return {"counts": dict(self.counts), "written": list(self.written), "files": files}
+
+    def sync(self) -> None:
+        self._ids.sync()
+        self._ends.sync()
+
+    def close(self) -> dict[str, Any]:
+        """The counts and shards of the split, as the manifest has them."""
+        self._finish()
+        return {**{name: self.counts[name] for name in COUNTED}, "shards": self.written}
+
+    def abandon(self) -> None:
+        self._ids.abandon()
+        self._ends.abandon()
+
+    def _open(self, counts: Mapping[str, int]) -> None:
         stem = f"{self.split}-{len(self.written):05d}"
-        self._names = {"ids": f"{stem}.ids", "ends": f"{stem}.ends"}
-        self._ids = (self.folder / self._names["ids"]).open("wb")
-        self._ends = (self.folder / self._names["ends"]).open("wb")
-        self._ids_hash, self._ends_hash = hashlib.sha256(), hashlib.sha256()
+        self._ids = Column(self.folder / f"{stem}.ids", self.dtype, count=counts["ids"])
+        self._ends = Column(self.folder / f"{stem}.ends", "<u8", count=counts["ends"])
 
     def _finish(self) -> None:
-        counts = {"tokens": self._ids.tell() // self.dtype.itemsize, "documents": self._ends.tell() // 8}
-        for file in (self._ids, self._ends):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-        hashes = {"ids_sha256": self._ids_hash.hexdigest(), "ends_sha256": self._ends_hash.hexdigest()}
-        self.written.append({**self._names, **counts, **hashes})
+        columns = {"ids": self._ids, "ends": self._ends}
+        names = {name: column.path.name for name, column in columns.items()}
+        counts = {"tokens": self._ids.count, "documents": self._ends.count}
+        hashes = {f"{name}_sha256": column.close() for name, column in columns.items()}
+        self.written.append({**names, **counts, **hashes})
 
 
-def _append(file: IO[bytes], running: Any, values: np.ndarray[Any, Any]) -> None:
-    data = values.tobytes()
-    file.write(data)
-    running.update(data)
-
-
-def _utf8_length(text: str) -> int:
+def utf8_length(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def count_of(index: int | None, ids: Ids) -> int:
+    return 0 if index is None else int(np.count_nonzero(ids == index))

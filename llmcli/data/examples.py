@@ -6,22 +6,22 @@ texts a record has, as running totals). Anything can be read again by its number
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.data.columns import Column
+from llmcli.data.encode import COUNTED, count_of, utf8_length
 from llmcli.data.records import KINDS, Record, from_plain, to_plain
-from llmcli.data.shards import Ids, id_dtype, open_array
+from llmcli.data.shards import Ids, open_array
 from llmcli.tokenizers.base import Tokenizer
-
-BATCH = 1024  # records encoded at once
 
 
 class Examples:
@@ -75,74 +75,92 @@ def _from_zero(ends: NDArray[Any]) -> NDArray[np.int64]:
     return np.concatenate([[0], ends]).astype(np.int64)
 
 
-def write(records: Iterable[Record], split: str, tokenizer: Tokenizer, folder: Path, progress: Any) -> dict[str, Any]:
-    """Write a split; its counts, names and files, as the manifest has them. progress(records, characters)."""
-    counts: Counter[str] = Counter()
-    names: Counter[str] = Counter()
-    with _Columns(folder, split, id_dtype(tokenizer.vocab_size)) as columns:
-        for batch in _batches(records):
-            texts = [text for record in batch for text in record.texts()]
-            encoded = tokenizer.encode_batch(texts)
-            columns.add(batch, encoded)
-            names.update(name for record in batch for name in record.names())
-            counts["documents"] += len(batch)
-            counts["tokens"] += sum(map(len, encoded))
-            counts["bytes"] += sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-            counts["characters"] += sum(map(len, texts))
-            if tokenizer.unk_id is not None:
-                counts["unknown"] += sum(row.count(tokenizer.unk_id) for row in encoded)
-            progress(counts["characters"])
-    wanted = ("documents", "tokens", "bytes", "characters", "unknown")
-    return {**{name: counts[name] for name in wanted}, "names": dict(sorted(names.items())), "files": columns.written}
+class EncodedRecords(NamedTuple):
+    """Records as bytes, one after the other, and the ids of all their texts."""
+
+    size: int  # bytes of UTF-8 in their texts
+    counts: Mapping[str, int]
+    names: Mapping[str, int]
+    rows: bytes
+    row_lengths: list[int]  # (records,)
+    texts: list[int]  # texts of each record, (records,)
+    ids: Ids
+    id_lengths: list[int]  # (texts,)
 
 
-def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    batch: list[Record] = []
-    for record in records:
-        batch.append(record)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+@dataclass(frozen=True)
+class EncodeRecords:
+    """Records -> what `ExampleWriter` appends; in any process."""
 
+    tokenizer: Tokenizer
+    dtype: str
 
-class _Columns:
-    """The files of a split while they are written."""
-
-    NAMES = ("rows", "row_ends", "ids", "id_ends", "texts")
-
-    def __init__(self, folder: Path, split: str, dtype: str) -> None:
-        self.dtype = dtype
-        self.paths = {name: folder / f"{split}.{name}" for name in self.NAMES}
-        self.files = {name: path.open("wb") for name, path in self.paths.items()}
-        self.hashes = {name: hashlib.sha256() for name in self.NAMES}
-        self.counts = dict.fromkeys(self.NAMES, 0)
-        self.written: dict[str, Any] = {}
-
-    def __enter__(self) -> _Columns:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name, file in self.files.items():
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            digest = self.hashes[name].hexdigest()
-            self.written[name] = {"path": self.paths[name].name, "count": self.counts[name], "sha256": digest}
-
-    def add(self, records: list[Record], encoded: list[list[int]]) -> None:
+    def __call__(self, records: Sequence[Record]) -> EncodedRecords:
+        texts = [text for record in records for text in record.texts()]
+        encoded = self.tokenizer.encode_batch(texts)
         rows = [json.dumps(to_plain(record), ensure_ascii=False).encode("utf-8", "surrogatepass") for record in records]
-        texts = [len(record.texts()) for record in records]
-        places = {"row_ends": self.counts["rows"], "id_ends": self.counts["ids"], "texts": self.counts["id_ends"]}
-        lengths = {"row_ends": list(map(len, rows)), "id_ends": list(map(len, encoded)), "texts": texts}
-        self._append("rows", np.frombuffer(b"".join(rows), "u1"))
-        self._append("ids", np.array([index for row in encoded for index in row], self.dtype))
-        for name, values in lengths.items():
-            self._append(name, (np.cumsum(values, dtype=np.int64) + places[name]).astype("<u8"))
+        lengths = list(map(len, encoded))
+        ids = np.fromiter(chain.from_iterable(encoded), self.dtype, sum(lengths))
+        size = sum(map(utf8_length, texts))
+        counts = {
+            "documents": len(records),
+            "tokens": len(ids),
+            "bytes": size,
+            "characters": sum(map(len, texts)),
+            "unknown": count_of(self.tokenizer.unk_id, ids),
+        }
+        return EncodedRecords(
+            size=size,
+            counts=counts,
+            names=Counter(name for record in records for name in record.names()),
+            rows=b"".join(rows),
+            row_lengths=list(map(len, rows)),
+            texts=[len(record.texts()) for record in records],
+            ids=ids,
+            id_lengths=lengths,
+        )
 
-    def _append(self, name: str, values: NDArray[Any]) -> None:
-        data = values.tobytes()
-        self.files[name].write(data)
-        self.hashes[name].update(data)
-        self.counts[name] += len(values)
+
+class ExampleWriter:
+    """Appends records to the columns of a split. state: what `state` said when an earlier process had written so far."""
+
+    def __init__(self, folder: Path, split: str, dtype: str, state: Mapping[str, Any] | None) -> None:
+        types = {"rows": "u1", "row_ends": "<u8", "ids": dtype, "id_ends": "<u8", "texts": "<u8"}
+        state = state or {"counts": {}, "names": {}, "files": {}}
+        self.counts, self.names = Counter[str](state["counts"]), Counter[str](state["names"])
+        self._columns = {
+            name: Column(folder / f"{split}.{name}", each, count=state["files"].get(name, 0))
+            for name, each in types.items()
+        }
+
+    def add(self, encoded: EncodedRecords) -> None:
+        columns = self._columns
+        totals = {"row_ends": columns["rows"].count, "id_ends": columns["ids"].count, "texts": columns["id_ends"].count}
+        lengths = {"row_ends": encoded.row_lengths, "id_ends": encoded.id_lengths, "texts": encoded.texts}
+        columns["rows"].append(np.frombuffer(encoded.rows, "u1"))
+        columns["ids"].append(encoded.ids)
+        for name, values in lengths.items():
+            columns[name].append(np.cumsum(values, dtype=np.int64) + totals[name])
+        self.counts.update(encoded.counts)
+        self.names.update(encoded.names)
+
+    def state(self) -> dict[str, Any]:
+        files = {name: column.count for name, column in self._columns.items()}
+        return {"counts": dict(self.counts), "names": dict(self.names), "files": files}
+
+    def sync(self) -> None:
+        for column in self._columns.values():
+            column.sync()
+
+    def close(self) -> dict[str, Any]:
+        """The counts, names and files of the split, as the manifest has them."""
+        files = {
+            name: {"path": column.path.name, "count": column.count, "sha256": column.close()}
+            for name, column in self._columns.items()
+        }
+        counts = {name: self.counts[name] for name in COUNTED}
+        return {**counts, "names": dict(sorted(self.names.items())), "files": files}
+
+    def abandon(self) -> None:
+        for column in self._columns.values():
+            column.abandon()

@@ -1,39 +1,45 @@
 """Records -> cleaning -> tokenizer -> shards in the cache, once for each combination.
 
 A prepared folder holds manifest.json, tokenizer/ and the shards of every split: tokens of running text, or examples. It
-appears under its final name only when whole, so a process that is killed leaves at most a temporary folder, which the
-next one removes.
+appears under its final name only when whole; a process that is stopped leaves a temporary folder, with which the next
+one goes on (`llmcli.data.build`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from llmcli import files
-from llmcli.data import encode, examples
+from llmcli.data.build import Build, Train
 from llmcli.data.cache import cache_root, digest
-from llmcli.data.duplicates import Duplicates, Kept
+from llmcli.data.cleaning import Cleaning
+from llmcli.data.columns import ShorterError
+from llmcli.data.duplicates import Duplicates
 from llmcli.data.examples import Examples
-from llmcli.data.records import Record, Text
+from llmcli.data.records import Text
 from llmcli.data.shards import ShardFile, TokenShards, id_dtype
 from llmcli.data.source import Clean, Report, Source, TextSource
+from llmcli.data.workers import WorkerLostError, Workers, cores
 from llmcli.errors import CheckpointError, InputError, LLMError
+from llmcli.text.segment.base import Segmenter
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 
-FORMAT = 2
+FORMAT = 3
+_ABANDONED = 7 * 24 * 3600  # seconds after which nobody will continue
 
-Train = Callable[[Iterable[str]], Tokenizer]
 _OTHER_RECORDS = "llm data list names what each data set holds, llm train --help the tasks"
 
 
@@ -117,6 +123,7 @@ def prepare(
     tokenizer: Tokenizer | Train,
     tokenizer_key: Mapping[str, Any],
     cache_dir: Path | None = None,
+    workers: int | None = None,
     report: Report | None = None,
 ) -> Prepared:
     """The source's splits as token shards, made now or found in the cache.
@@ -125,11 +132,16 @@ def prepare(
     duplicates: what train loses of what stands twice after cleaning; None keeps all and counts nothing.
     tokenizer: one that exists, or a function that trains one on the train split's text (it may iterate it
     several times). tokenizer_key: the plain config of that function; not used with one that exists.
-    cache_dir: None is the user's cache. Two processes that want the same data at once do the work once.
+    cache_dir: None is the user's cache. Two processes that want the same data at once do the work once; one that was
+    stopped is continued by the next. workers: processes that clean and encode, None is one for each core; the result
+    is the same with any number.
 
-    Raises InputError for a split without text and for damaged prepared data, LLMError when the disk is full.
+    Raises InputError for a split without text and for damaged prepared data, LLMError when the disk is full or a
+    worker process was killed.
     """
-    report, clean = report or _silent, clean or {}
+    if workers is not None and workers < 1:
+        raise InputError(f"prepare.workers ({workers}) must be at least 1, or null for all cores")
+    report, cleaning = report or _silent, Cleaning(clean or {})
     source.obtain(report)
     fingerprint = source.fingerprint()
     wanted = {
@@ -137,10 +149,12 @@ def prepare(
         "record": source.record.__name__,
         "source": fingerprint,
         "splits": list(source.splits),
-        "clean": [_step_key(step) for step in clean.values()],
+        "clean": cleaning.key(),
         "duplicates": duplicates and duplicates.settings(),
         "eos": isinstance(source, TextSource) and source.eos,
-        "tokenizer": store.fingerprint(tokenizer) if isinstance(tokenizer, Tokenizer) else dict(tokenizer_key),
+        "tokenizer": (
+            store.fingerprint(tokenizer) if isinstance(tokenizer, Tokenizer) else _train_key(tokenizer, tokenizer_key)
+        ),
     }
     key = digest(wanted)
     root = (cache_dir or cache_root()) / "prepared"
@@ -153,17 +167,21 @@ def prepare(
         if (folder / "manifest.json").is_file():  # another process was quicker
             return _load(folder, given, fresh=False)
         temporary = root / f"{folder.name}.tmp"
-        for left in (temporary, folder):  # of a process that was killed; nobody else writes under this lock
-            shutil.rmtree(left, ignore_errors=True)
-        temporary.mkdir()
+        shutil.rmtree(folder, ignore_errors=True)  # not whole, and nobody else writes under this lock
+        _forget_abandoned(root, but=temporary)
         try:
-            _write(
-                _Cleaned(source, clean, duplicates),
-                tokenizer,
-                temporary,
-                {**wanted, "key": key, "content": digest(fingerprint)},
-                report,
-            )
+            for left in (True, False):  # of a process that was stopped
+                with Workers(cores() if workers is None else workers) as pool:
+                    build = Build(
+                        temporary, source, cleaning=cleaning, duplicates=duplicates, workers=pool, report=report
+                    )
+                    try:
+                        _write(build, tokenizer, {**wanted, "key": key, "content": digest(fingerprint)})
+                        break
+                    except (ShorterError, CheckpointError):
+                        shutil.rmtree(temporary)
+                        if not left:
+                            raise
             files.sync_folder(temporary)
             temporary.rename(folder)
             files.sync_folder(root)
@@ -172,97 +190,26 @@ def prepare(
             if err.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise LLMError(f"no space left in {root}", "LLM_CACHE=FOLDER puts prepared data elsewhere") from err
             raise
-        except BaseException:
+        except WorkerLostError:  # what is done is kept, as it is when the process is stopped
+            raise
+        except Exception:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return _load(folder, given, fresh=True)
 
 
-class _Cleaned:
-    """A source after cleaning: its records, and the texts of a split, which can be iterated again and again."""
-
-    def __init__(self, source: Source[Any], clean: Mapping[str, Clean], duplicates: Duplicates | None) -> None:
-        for name, step in clean.items():
-            if not callable(step):
-                raise InputError(
-                    f"clean.{name}: {step!r} is no cleaning step", "a step needs _target_ and _partial_: true"
-                )
-        self.source, self.steps = source, tuple(clean.values())
-        self.kept = Kept(self._cleaned, source.splits, duplicates)
-
-    def records(self, split: str) -> Iterator[Any]:
-        return self.kept.records(split)
-
-    def _cleaned(self, split: str) -> Iterator[Any]:
-        records = self.source.records(split)
-        if not self.steps:
-            return records
-        return self._documents(records) if self.source.record is Text else filter(None, map(self._example, records))
-
-    def change(self, text: str) -> str | None:
-        changed: str | None = text
-        for step in self.steps:
-            if changed is None:
-                return None
-            changed = step(changed)
-        return changed
-
-    def _example(self, record: Record) -> Record | None:
-        """None where a step drops it, or leaves nothing of a text that said something."""
-        changed = record.with_texts(self.change)
-        if changed is None or any(
-            a.strip() and not b.strip() for a, b in zip(record.texts(), changed.texts(), strict=True)
-        ):
-            return None
-        return changed
-
-    def _documents(self, pieces: Iterator[Text]) -> Iterator[Text]:
-        begun = False
-        for piece in pieces:
-            text = self.change(piece.text)
-            if text is not None:
-                yield Text(text, piece.end)
-            elif begun and piece.end:
-                yield Text("")  # what came before it still ends here
-            begun = not piece.end and (begun or text is not None)
-
-
-class _Texts:
-    """The cleaned texts of a split."""
-
-    def __init__(self, cleaned: _Cleaned, split: str, report: Report) -> None:
-        self.cleaned, self.split, self.report = cleaned, split, report
-
-    def __iter__(self) -> Iterator[str]:
-        seen = 0
-        for record in self.cleaned.records(self.split):
-            for text in record.texts():
-                seen += len(text)
-                yield text
-            self.report("tokenizer", seen, 0)
-
-
-def _write(
-    cleaned: _Cleaned, tokenizer: Tokenizer | Train, folder: Path, manifest: dict[str, Any], report: Report
-) -> None:
-    source = cleaned.source
-    if not isinstance(tokenizer, Tokenizer):
-        if next(cleaned.records("train"), None) is None:
-            raise _no_text("train", source)
-        tokenizer = tokenizer(_Texts(cleaned, "train", report))
+def _write(build: Build, tokenizer: Tokenizer | Train, manifest: dict[str, Any]) -> None:
+    source = build.source
+    build.clean()
+    if not isinstance(tokenizer, Tokenizer) and build.empty("train"):
+        raise _no_text("train", source)
+    tokenizer = build.tokenizer(tokenizer)
     if manifest["eos"] and tokenizer.eos_id is None:
         raise InputError("data.eos is on, but this tokenizer has no end-of-text token", "data.eos=false")
-    (folder / "tokenizer").mkdir()
-    for name, content in store.to_files(tokenizer).items():
-        files.write_atomic(folder / "tokenizer" / name, content)
     splits: dict[str, Any] = {}
     for split in source.splits:
-        progress = partial(_encoded, report, split)
-        if source.record is Text:
-            eos = bool(manifest["eos"])
-            splits[split] = encode.write(cleaned.records(split), split, tokenizer, folder, eos=eos, progress=progress)
-        else:
-            splits[split] = examples.write(cleaned.records(split), split, tokenizer, folder, progress=progress)
+        splits[split] = build.encode(split, tokenizer, eos=bool(manifest["eos"]))
+        if source.record is not Text:
             _check_names(splits, split)
         if not splits[split]["characters"]:
             raise _no_text(split, source)
@@ -271,13 +218,19 @@ def _write(
         "dtype": id_dtype(tokenizer.vocab_size),
         "tokenizer_sha256": store.fingerprint(tokenizer),
         "splits": splits,
-        "copies": cleaned.kept.counts(),
+        "copies": build.copies(),
     }
-    files.write_atomic(folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+    build.tidy()
+    files.write_atomic(build.folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
 
 
-def _encoded(report: Report, split: str, characters: int) -> None:
-    report(f"encode {split}", characters, 0)
+def _forget_abandoned(root: Path, but: Path) -> None:
+    """Remove what was left a week ago and not continued."""
+    for folder in root.glob("*.tmp"):
+        if folder == but or time.time() - folder.stat().st_mtime < _ABANDONED:
+            continue
+        with contextlib.suppress(Timeout), FileLock(folder.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_names(splits: Mapping[str, Any], split: str) -> None:
@@ -311,11 +264,13 @@ def _damaged(folder: Path, what: str) -> InputError:
     return InputError(f"prepared data is damaged: {what}", f"delete {folder}; the next run prepares it again")
 
 
-def _step_key(step: Clean) -> list[Any]:
-    """What a cleaning step is, in plain values: its name and settings."""
-    if isinstance(step, partial):
-        return [*_step_key(step.func), list(step.args), step.keywords]
-    return [f"{step.__module__}.{step.__qualname__}"]
+def _train_key(train: Train, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tokenizer follows from besides the text: its config, and of a file that this names what it holds."""
+    key = dict(settings)
+    while isinstance(train, partial):
+        key |= {name: value.state() for name, value in train.keywords.items() if isinstance(value, Segmenter)}
+        train = train.func
+    return key
 
 
 def _no_text(split: str, source: Source[Any]) -> InputError:

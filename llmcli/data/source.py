@@ -37,6 +37,11 @@ class Source(ABC, Generic[R]):
     def fingerprint(self) -> dict[str, Any]:
         """What the records follow from: content hashes and the reading options, in plain values."""
 
+    def size(self, split: str) -> int | None:
+        """About how many bytes of UTF-8 the texts of a split are, without reading them, to say how long reading will
+        take; None where nothing tells."""
+        return None
+
     @abstractmethod
     def records(self, split: str) -> Iterator[R]:
         """The split's records in a fixed order, one at a time in memory."""

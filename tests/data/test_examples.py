@@ -94,7 +94,7 @@ def test_plain_values_round_trip(rows):
 
 
 def test_many_batches_of_records(store, monkeypatch):
-    monkeypatch.setattr("llmcli.data.examples.BATCH", 3)
+    monkeypatch.setattr("llmcli.data.build.CHUNK_RECORDS", 3)
     records = [LabeledText("x" * n, (str(n % 2),)) for n in range(1, 11)]
     prepared = store(train=records, val=records[:2])
     assert list(prepared.examples("train")) == records

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import llmcli
-from llmcli.data import encode
+from llmcli.data import build, encode
+from llmcli.data.columns import Column
 from llmcli.data.prepare import prepare
 from llmcli.errors import InputError, LLMError
 from llmcli.text.normalize import lowercase, unicode_normalize
@@ -119,7 +120,7 @@ def test_shards_and_chunks_of_any_size_hold_the_same_tokens(corpus, text_files, 
     source = text_files(corpus, document="line", val_fraction=0.3)
     whole = prepare(source, tokenizer=ByteTokenizer(), tokenizer_key={}).split("train")
     monkeypatch.setattr(encode, "SHARD_BYTES", 200)
-    monkeypatch.setattr(encode, "CHUNK_CHARACTERS", 50)
+    monkeypatch.setattr(build, "CHUNK_CHARACTERS", 50)
     prepared = prepare(source, clean={"nothing": lambda text: text}, tokenizer=ByteTokenizer(), tokenizer_key={})
     cut = prepared.split("train")
     assert len(cut.files) > 5
@@ -167,7 +168,7 @@ def test_a_full_disk_leaves_nothing_behind(corpus, text_files, cache, monkeypatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(encode, "_append", full)
+        patch.setattr(Column, "append", full)
         with pytest.raises(LLMError, match="no space left in") as caught:
             prepare(text_files(corpus), tokenizer=ByteTokenizer(), tokenizer_key={})
     assert caught.value.hint.startswith("LLM_CACHE=")
@@ -226,8 +227,9 @@ def test_progress_is_reported(corpus, text_files):
         tokenizer_key={},
         report=lambda stage, done, total: seen.update({stage: done}),
     )
-    size = len(TEXT) * 20
-    assert seen == {"tokenizer": size // 2, "encode train": size // 2, "encode val": size // 2}
+    size = len(TEXT.encode()) * 20
+    learning = {"read for the tokenizer": size // 2, "learn the tokenizer": 0}
+    assert seen == {**learning, "encode train": size // 2, "encode val": size // 2}
 
 
 def test_the_description_counts_documents_and_bytes(corpus, text_files):
