@@ -6,16 +6,18 @@ import glob
 import os
 from pathlib import Path
 
+from llmcli.data.open_file import real_file
 from llmcli.errors import InputError
 
 
 def find(path: str, key: str = "data.path") -> list[Path]:
-    """The files that `path` names, sorted: a file, a folder with its sub-folders and without what is hidden, or a glob.
+    """The files that `path` names, sorted: a file, a folder with its sub-folders and without what is hidden, or a glob;
+    or members of an archive (corpus.zip/*.csv), as one path.
 
     Raises InputError, naming the config key, where there is nothing, or something that may not be read.
     """
     place = Path(path).expanduser()
-    if place.is_file():
+    if place.is_file() or real_file(place)[1]:  # a member of an archive is looked for when the archive is read
         found = [place]
     elif place.is_dir():
         inside = (file for file in place.rglob("*") if file.is_file())
@@ -30,6 +32,6 @@ def find(path: str, key: str = "data.path") -> list[Path]:
         if not found:
             raise InputError(f"{key}: there is no file or folder {path}", f"a relative path starts from {Path.cwd()}")
     for file in found:
-        if not os.access(file, os.R_OK):
+        if not os.access(real_file(file)[0], os.R_OK):
             raise InputError(f"{key}: {file} may not be read by you", f"chmod u+r {file}")
     return sorted(found)

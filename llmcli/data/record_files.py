@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from llmcli.data.cache import sha256_file
 from llmcli.data.dealing import DealtRecords
+from llmcli.data.decode import AUTO, encodings
 from llmcli.data.find_files import find
+from llmcli.data.open_file import is_archive, members, real_file
 from llmcli.data.published_files import PublishedFiles
 from llmcli.data.reader import Flaw, Reader
 from llmcli.data.records import Record
@@ -18,7 +20,7 @@ from llmcli.data.source import Report
 from llmcli.errors import InputError
 
 SPLITS = ("train", "val", "test")
-_SPLIT_NAME = re.compile(r"(?:(train)(?:ing)?|(val)|(valid)|(validation)|(dev)|(test))(?![a-zA-Z])", re.IGNORECASE)
+_SPLIT_NAME = re.compile(r"(?:(train)|(test)|val|valid|validation|dev)(?![a-zA-Z])", re.IGNORECASE)
 _ABOUT = re.compile(r"(readme|licen[cs]e|changelog|citation)(\W|$)", re.IGNORECASE)
 
 Paths = dict[str, str | list[str]]
@@ -27,11 +29,11 @@ Paths = dict[str, str | list[str]]
 class RecordFiles(DealtRecords):
     """Records that `reader` makes of files.
 
-    path: a file or a glob, all of it train; a folder, in which train.*, val.* (valid, validation, dev) and test.* are
-    those splits, and other files are train where there is no train.*; or the paths of each split. A split's paths are
-    read in the order in which they are listed. urls, sha256: where the files of each split are published and what they
-    are; `path` is then a folder that holds a copy of them under their own names, None downloads them. The other options
-    are those of DealtRecords: what is missing of val and test is dealt from train.
+    path: a file, a glob or a list of them, all of it train; a folder or an archive, in which train.*, val.* (valid,
+    validation, dev) and test.* are those splits, and other files are train where there is no train.*; or the paths of
+    each split. Listed paths are read in the order of the list. urls, sha256: where the files of each split are
+    published, and what they are; `path` is then a folder that holds a copy of them under their own names, None
+    downloads them. The other options are those of DealtRecords: what is missing of val and test is dealt from train.
 
     Raises InputError for paths with nothing to read and for splits of other names.
     """
@@ -40,7 +42,7 @@ class RecordFiles(DealtRecords):
         self,
         *,
         reader: Reader,
-        path: str | Paths | None,
+        path: str | list[str] | Paths | None,
         urls: Paths | None,
         sha256: Paths | None,
         val_fraction: float,
@@ -63,20 +65,15 @@ class RecordFiles(DealtRecords):
         self._files: dict[str, list[Path]] = {}
         for key, given in (("path", path), ("urls", urls)):
             _check_splits(given if isinstance(given, dict) else {}, key)
-        if isinstance(path, dict):
-            self._files = {split: _listed(paths, f"data.path.{split}") for split, paths in path.items()}
-            self._origin = f"{sum(map(len, self._files.values())):,} files"
+        if isinstance(path, dict | list):
+            given = path if isinstance(path, dict) else {"train": path}
+            self._files = {split: _listed(paths, f"data.path.{split}") for split, paths in given.items()}
         elif urls:
             self._published = PublishedFiles(path=path, urls=_lists(urls), sha256=_lists(sha256 or {}))
         elif path is None:
             raise InputError("data.path is needed: what is to be read", "data.path=FILE, FOLDER or 'GLOB'")
         else:
-            files = find(path)
-            place = Path(path).expanduser()
-            self._files = _by_name(files, place) if place.is_dir() else {"train": files}
-            self._origin = (
-                files[0].name if len(files) == 1 else place.name if place.is_dir() else f"{len(files):,} files"
-            )
+            self._files = _own_files(path)
 
     @property
     def own_splits(self) -> tuple[str, ...]:
@@ -104,27 +101,52 @@ class RecordFiles(DealtRecords):
         }
 
     def describe(self) -> str:
-        return self._published.origin if self._published else self._origin
+        files = [file for name in self.own_splits for file in self.files(name)]
+        origin = self._published.origin if self._published else _common_name(files)
+        if getattr(self.reader, "encoding", "") != AUTO:
+            return origin
+        found = sorted(set(encodings(files).values()) - {"utf-8"})
+        return f"{origin}, read as {', '.join(found)}" if found else origin
 
 
 def _identity(file: Path) -> list[str]:
     """Content and kind: the end of its name may say how it is read."""
-    return ["".join(file.suffixes).lower(), sha256_file(file)]
+    on_disk, inside = real_file(file)
+    return ["".join(on_disk.suffixes).lower(), sha256_file(on_disk), *([inside] if inside else [])]
 
 
-def _by_name(files: list[Path], folder: Path) -> dict[str, list[Path]]:
-    """The files of a folder by the split that their names, or those of its sub-folders, begin with."""
+def _own_files(path: str) -> dict[str, list[Path]]:
+    """The files of each split that a path of the user's has."""
+    files, place = find(path), Path(path).expanduser()
+    if place.is_dir():
+        return _by_name(files, place)
+    if len(files) == 1 and is_archive(place) and place.is_file():
+        inside = _by_name([place / name for name in members(place)], place)
+        return inside if inside.keys() != {"train"} else {"train": files}
+    return {"train": files}
+
+
+def _by_name(files: list[Path], place: Path) -> dict[str, list[Path]]:
+    """Files by the split that their names, or those of the folders between `place` and them, begin with."""
     found: dict[str, list[Path]] = {"train": [], "val": [], "test": [], "": []}
     for file in files:
-        name = file.relative_to(folder).parts[0]
-        split = _SPLIT_NAME.match(name)
+        named = filter(None, map(_SPLIT_NAME.match, file.relative_to(place).parts))
         if not _ABOUT.match(file.name):
-            found["" if not split else "train" if split[1] else "test" if split[6] else "val"].append(file)
+            split = next(named, None)
+            found["" if not split else "train" if split[1] else "test" if split[2] else "val"].append(file)
     others = found.pop("")
     found["train"] = found["train"] or others
     if not any(found.values()):
-        raise InputError(f"data.path: the folder {folder} holds no files to read")
+        raise InputError(f"data.path: {place} holds no files to read")
     return {split: listed for split, listed in found.items() if listed}
+
+
+def _common_name(files: list[Path]) -> str:
+    """Of one file, else of the folder that they are all in, else how many they are."""
+    if len(files) == 1:
+        return files[0].name
+    folders = {file.parent for file in files}
+    return folders.pop().name if len(folders) == 1 else f"{len(files):,} files"
 
 
 def _listed(paths: str | list[str], key: str) -> list[Path]:

@@ -74,7 +74,7 @@ def test_line_ends_and_the_byte_order_mark_are_normalised(tmp_path):
 
 
 def test_characters_and_line_ends_across_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("llmcli.data.readers.stream.BLOCK", 1)
+    monkeypatch.setattr("llmcli.data.open_file.BLOCK", 1)
     path = tmp_path / "a.txt"
     path.write_bytes("é\r\n語\r\n".encode())
     assert read(path) == "é\n語\n"
@@ -95,7 +95,7 @@ def test_compressed_files_are_read_and_a_cut_one_is_named(tmp_path, suffix, modu
 
 @pytest.mark.parametrize("block", [1, 7, 1 << 20])
 def test_a_wrong_byte_is_named_with_its_offset_and_a_likely_encoding(tmp_path, monkeypatch, block):
-    monkeypatch.setattr("llmcli.data.readers.stream.BLOCK", block)
+    monkeypatch.setattr("llmcli.data.open_file.BLOCK", block)
     path = tmp_path / "book.txt"
     path.write_bytes("é is fine\n".encode() + b"a caf\xe9 in town\n")
     with pytest.raises(InputError, match=r'book.txt is not UTF-8: byte 0xe9 at offset 16 \("') as caught:
