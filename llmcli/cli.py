@@ -127,6 +127,18 @@ COMMANDS = {
         examples=("llm prepare", "llm prepare data=text data.path=my.txt tokenizer=char"),
         config="prepare",
     ),
+    "data": Command(
+        module="data",
+        meaning="look at a data set",
+        examples=(
+            "llm data list",
+            "llm data data=text data.path=my.txt",
+            "llm data data=text data.path=my.txt 'clean=[html,whitespace]' --out report.html",
+            "llm data --json",
+        ),
+        config="data",
+        positionals=("action",),
+    ),
     "runs": Command(
         module="runs",
         meaning="list, show, delete runs",

@@ -40,6 +40,11 @@ def keep_languages(text: str, *, languages: Sequence[str], min_probability: floa
     return text if sum(wanted[language] for language in set(languages)) >= min_probability else None
 
 
+def language_of(text: str) -> str:
+    """The likeliest language (ISO 639-1) of a text, by the same model."""
+    return str(_identifier().classify(text)[0])
+
+
 @cache
 def _identifier() -> Any:
     langid = require("py3langid.langid", extra="text", purpose="clean=[language]")
