@@ -25,7 +25,7 @@ class DealtRecords(Source[Record]):
     """Records of splits that the source has, and parts of its train split for those that it lacks.
 
     val_fraction, test_fraction: shares of train for a split that the source lacks; 0: it stays without. A record's
-    place follows from a hash of its texts: copies stay together, and new records do not move old ones. stratify: the
+    place follows from a hash of its inputs: copies stay together, and new records do not move old ones. stratify: the
     shares hold exactly, for every label (or set of labels) by itself too; train is read once more for it, at 8 bytes a
     record. flaws: what cannot be read as a record is an "error" or left out ("skip"). unseen_labels: "skip" leaves out
     records of val and test with a label that no record of train has; "error" leaves them to be found.
@@ -115,7 +115,7 @@ class DealtRecords(Source[Record]):
 
     def _place(self, record: Record) -> int:
         value = hashlib.blake2b(digest_size=8, salt=(self.seed % _END).to_bytes(8, "big"))
-        for text in record.texts():
+        for text in record.inputs():
             data = text.encode("utf-8", "surrogatepass")
             value.update(len(data).to_bytes(8, "big") + data)
         return int.from_bytes(value.digest(), "big")

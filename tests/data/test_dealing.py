@@ -1,0 +1,164 @@
+"""Records dealt to splits: exact shares, nothing lost or twice, copies together, old records stay where they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmcli.data.dealing import DealtRecords
+from llmcli.data.reader import Flaw
+from llmcli.data.records import LabeledText, TextPair
+from llmcli.errors import InputError
+
+
+class Listed(DealtRecords):
+    """Records from lists."""
+
+    record = LabeledText
+
+    def __init__(self, splits, **changes):
+        settings = {
+            "val_fraction": 0.1,
+            "test_fraction": 0.0,
+            "stratify": True,
+            "seed": 0,
+            "flaws": "error",
+            "unseen_labels": "error",
+        }
+        super().__init__(**{**settings, **changes})
+        self.lists = splits if isinstance(splits, dict) else {"train": splits}
+
+    @property
+    def own_splits(self):
+        return tuple(self.lists)
+
+    def read(self, own_split):
+        return iter(self.lists[own_split])
+
+    def fingerprint(self):
+        return self.dealing()
+
+    def describe(self):
+        return "lists"
+
+
+def texts(count, label="a"):
+    return [LabeledText(f"{label} {number}", (label,)) for number in range(count)]
+
+
+def dealt(source):
+    return {split: list(source.records(split)) for split in source.splits}
+
+
+labels = st.sampled_from(["a", "b", "c", "rare", "rarer"])
+records = st.lists(st.builds(lambda text, label: LabeledText(text, (label,)), st.text(max_size=3), labels), max_size=80)
+
+
+@settings(deadline=None)
+@given(records, st.floats(0, 0.5), st.floats(0, 0.4), st.booleans(), st.integers(-5, 5))
+def test_every_record_is_in_one_split_and_copies_are_together(records, val, test, stratify, seed):
+    source = Listed(records, val_fraction=val, test_fraction=test, stratify=stratify, seed=seed)
+    found = dealt(source)
+    assert Counter(record for split in found.values() for record in split) == Counter(records)
+    sets = [set(split) for split in found.values()]
+    assert sum(map(len, sets)) == len(set(records))
+    assert found == dealt(source)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.floats(0, 0.4), st.floats(0, 0.4))
+def test_strata_have_their_shares(sizes, val, test):
+    every = [record for number, size in enumerate(sizes) for record in texts(size, f"label {number}")]
+    found = dealt(Listed(every, val_fraction=val, test_fraction=test))
+    for number, size in enumerate(sizes):
+        names = {split: sum(record.labels == (f"label {number}",) for record in found[split]) for split in found}
+        assert not size or names["train"]
+        if names["train"] > 1:  # no record had to stay in train
+            assert abs(names.get("val", 0) - val * size) <= 1
+            assert abs(names.get("test", 0) - test * size) <= 1
+    if min(sizes) > 10:
+        assert abs(len(found.get("val", ())) - val * len(every)) <= 0.5 + 1e-6
+
+
+def test_rare_labels_add_up_to_the_share_of_the_whole():
+    every = [record for number in range(100) for record in texts(3, f"label {number:02}")]
+    found = dealt(Listed(every, val_fraction=0.1))
+    assert len(found["val"]) == 30 and len(found["train"]) == 270
+
+
+def test_without_stratify_new_records_do_not_move_old_ones():
+    settings = {"stratify": False, "val_fraction": 0.2, "test_fraction": 0.2}
+    before, after = (dealt(Listed(texts(count), **settings)) for count in (500, 1000))
+    for split in before:
+        assert set(before[split]) <= set(after[split])
+        assert abs(len(after[split]) - 1000 * {"train": 0.6, "val": 0.2, "test": 0.2}[split]) < 60
+    assert dealt(Listed(texts(500), seed=1, **settings)) != before
+
+
+def test_with_stratify_few_records_move():
+    before, after = (dealt(Listed(texts(count), val_fraction=0.2)) for count in (900, 1000))
+    assert len(set(before["train"]) & set(after["val"])) + len(set(before["val"]) & set(after["train"])) < 30
+
+
+def test_pairs_with_one_source_stay_together():
+    pairs = [TextPair(f"source {number // 3}", f"target {number}") for number in range(300)]
+    found = dealt(Listed(pairs, val_fraction=0.3, stratify=False))
+    assert {pair.source for pair in found["val"]}.isdisjoint(pair.source for pair in found["train"])
+
+
+def test_only_what_is_missing_is_dealt():
+    own = {"train": texts(100), "val": texts(7, "b")}
+    source = Listed(own, test_fraction=0.1)
+    found = dealt(source)
+    assert found["val"] == own["val"] and len(found["test"]) == 10 and len(found["train"]) == 90
+    assert source.fingerprint()["fractions"] == {"test": 0.1}
+    assert Listed(own).fingerprint() == {"flaws": "error", "unseen_labels": "error"}
+    assert dealt(Listed({"test": own["val"]})) == {"test": own["val"]}
+    with pytest.raises(InputError, match="the data has no test split; it has: train, val"):
+        Listed(own).records("test")
+
+
+def test_a_flaw_stops_or_is_counted():
+    bad = Flaw("a.csv, line 3", "the column is empty")
+    own = {"train": [*texts(20), bad, *texts(5, "b"), bad], "val": [bad, *texts(2)]}
+    with pytest.raises(InputError, match=r"^a\.csv, line 3: the column is empty$") as caught:
+        list(Listed(own).records("train"))
+    assert caught.value.hint == "data.flaws=skip leaves such records out"
+    source = Listed(own, flaws="skip")
+    assert [len(records) for records in dealt(source).values()] == [25, 2]
+    assert source.left_out == {"flawed": 3}
+    assert dealt(source) and source.left_out == {"flawed": 3}
+    assert Listed({"train": texts(3)}).left_out == {}
+
+
+def test_nothing_but_flaws_is_an_error_that_says_the_first():
+    own = [Flaw("a.csv, line 2", 'there is no column "text"', "data.reader.text=COLUMN chooses one"), Flaw("x", "y")]
+    with pytest.raises(
+        InputError, match=r"none of 2 records can be read; a\.csv, line 2: there is no column"
+    ) as caught:
+        dealt(Listed(own, flaws="skip"))
+    assert caught.value.hint == "data.reader.text=COLUMN chooses one"
+
+
+def test_labels_that_train_never_has_can_be_left_out():
+    own = {"train": texts(5), "val": [*texts(2), *texts(3, "new")], "test": texts(4, "new")}
+    source = Listed(own, unseen_labels="skip")
+    assert [len(records) for records in dealt(source).values()] == [5, 2, 0]
+    assert source.left_out == {"with labels that train never has": 7}
+    assert len(dealt(Listed(own))["val"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flaws": "drop"}, r"data\.flaws \(drop\) must be one of error, skip"),
+        ({"unseen_labels": "keep"}, r"data\.unseen_labels \(keep\) must be one of error, skip"),
+        ({"val_fraction": 0.6, "test_fraction": 0.4}, "together less than 1"),
+    ],
+)
+def test_options_that_cannot_be(changes, message):
+    with pytest.raises(InputError, match=message):
+        Listed([], **changes)
