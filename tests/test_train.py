@@ -327,7 +327,8 @@ def test_every_model_trains_evaluates_and_generates(llm, small, model, optimizer
 
 
 def test_every_model_is_tested_above():
-    assert options("model") == sorted(MODELS)
+    word_vectors = {"word2vec", "fasttext", "glove"}  # they generate nothing: tests/tasks/test_word_vectors.py
+    assert set(options("model")) == {*MODELS, *word_vectors}
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))

@@ -122,8 +122,8 @@ def _pairs(words: NDArray[np.int64], *, known: int, vocab_size: int, window: int
     """The pairs of words (2, n), ids and documents, of which the second is not among the first `known`."""
     keys, weights = [], []
     for distance in range(1, window + 1):
-        first = words[:, max(0, known - distance) : words.shape[1] - distance]
         second = words[:, max(known, distance) :]
+        first = words[:, max(known - distance, 0) :][:, : second.shape[1]]
         together = first[1] == second[1]
         low, high = np.minimum(first[0], second[0])[together], np.maximum(first[0], second[0])[together]
         keys.append(low * vocab_size + high)

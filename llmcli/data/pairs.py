@@ -56,8 +56,8 @@ class WordBlocks(Plan):
     drawn for each pair, in proportion to counts ** ns_exponent; the `shared` ones of a block stand for them, with a
     weight that makes up for their number.
 
-    A batch is {centres (G, C), words (G, S + N): those around and the negatives, near (G, C, S) bool: the pairs,
-    reach (G, C), negative_weight, pairs, predicted, n_tokens, index}. Of `near` the centre itself is never part.
+    A batch is {centres (G, C), words (G, S + N): those around and the negatives, near (G, C, S) bool: the pairs, of
+    which the centre itself is none, negative_weight, pairs, predicted: centres with a pair, n_tokens, index}.
     """
 
     def __init__(

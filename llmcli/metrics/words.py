@@ -92,23 +92,9 @@ class WordSpace:
         Over the questions of which all four words are in the vocabulary (3CosAdd, Mikolov et al. 2013c); in all and
         for each section.
         """
-        found = {name: self._answered(questions) for name, questions in sections.items()}
-        asked = sum(len(questions) for questions in sections.values())
-        covered, right = (sum(each[part] for each in found.values()) for part in (0, 1))
-        return {
-            "accuracy": right / covered if covered else None,
-            "questions": asked,
-            "covered": covered,
-            "coverage": covered / max(1, asked),
-            "sections": {
-                name: {
-                    "accuracy": right / covered if covered else None,
-                    "questions": len(sections[name]),
-                    "covered": covered,
-                }
-                for name, (covered, right) in found.items()
-            },
-        }
+        found = {name: (len(questions), *self._answered(questions)) for name, questions in sections.items()}
+        whole = [sum(part) for part in zip(*found.values(), strict=True)] or [0, 0, 0]
+        return {**_share_right(*whole), "sections": {name: _share_right(*each) for name, each in found.items()}}
 
     def _answered(self, questions: Sequence[Question]) -> tuple[int, int]:
         """How many of the questions have all their words, and how many of those are right."""

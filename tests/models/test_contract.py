@@ -12,7 +12,8 @@ from llmcli.models.base import Backbone
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 VOCAB, LENGTH, ROWS = 19, 12, 3
-NOT_BACKBONES = {"ngram"}  # counts, not hidden states: its own tests
+# counts, word vectors, and encoders without a direction: their own tests
+NOT_BACKBONES = {"ngram", "word2vec", "fasttext", "glove", "textcnn", "dan"}
 LOOKS_BACK_ONLY = {"mlp"}
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in NOT_BACKBONES)
 SMALL = {"d_model": 16, "d_hidden": 24, "d_embed": 8, "n_layers": 2, "n_heads": 2, "window": 4}

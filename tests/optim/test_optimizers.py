@@ -62,6 +62,8 @@ REFERENCES: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
     "momentum": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
     "nesterov": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
     "adagrad": (torch.optim.Adagrad, {"lr": 0.02, "initial_accumulator_value": 0.1}),
+    "adagrad_vectors": (torch.optim.Adagrad, {"lr": 0.1}),
+    "adagrad_glove": (torch.optim.Adagrad, {"lr": 0.05, "initial_accumulator_value": 1.0}),
     "rmsprop": (torch.optim.RMSprop, {"lr": 1e-3, "alpha": 0.99, "eps": 1e-8}),
     "adam": (torch.optim.Adam, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}),
     "adamw": (torch.optim.AdamW, {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8}),
