@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmcli.data.cleaning import Cleaning
-from llmcli.data.columns import Column
+from llmcli.data.columns import Column, ShorterError
 from llmcli.data.encode import utf8_length
 from llmcli.data.records import Record, Text, from_plain, to_plain
 
@@ -87,7 +87,10 @@ def paths(folder: Path, split: str) -> tuple[Path, Path]:
 
 
 def read(folder: Path, split: str, kind: type[Record]) -> Iterator[Record]:
-    """The cleaned records, one block in memory; a document of which nothing was kept is not there."""
+    """The cleaned records, one block in memory; a document of which nothing was kept is not there.
+
+    Raises ShorterError where the files are not what was written.
+    """
     data, ends = paths(folder, split)
     blocks = _blocks(data, ends)
     if kind is Text:
@@ -96,11 +99,16 @@ def read(folder: Path, split: str, kind: type[Record]) -> Iterator[Record]:
 
 
 def _blocks(data: Path, ends: Path) -> Iterator[list[Any]]:
+    if not (data.is_file() and ends.is_file()):
+        raise ShorterError(data)
     with data.open("rb") as blocks, ends.open("rb") as places:
         start = 0
         while place := places.read(8):
             stop = int.from_bytes(place, "little")
-            yield json.loads(zlib.decompress(blocks.read(stop - start)))
+            block = blocks.read(stop - start)
+            if len(block) < stop - start:
+                raise ShorterError(data)
+            yield json.loads(zlib.decompress(block))
             start = stop
 
 
