@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from llmcli.errors import InputError
 
-Kind = Literal["attention", "recurrent", "window", "counts", "encoder_decoder", "word_vectors"]
+Kind = Literal[
+    "attention", "recurrent", "window", "convolution", "average", "counts", "encoder_decoder", "word_vectors"
+]
 
 
 def check_sizes(**sizes: int) -> None:
@@ -145,3 +147,33 @@ class WordVectorModel(nn.Module, ABC):
     def outside(self, word: str) -> Tensor | None:
         """A vector (D,) for a word outside the vocabulary; None where the model has none."""
         return None
+
+
+class EncoderOnly(Backbone):
+    """A backbone whose hidden states look both ways or have no order, so that it generates nothing.
+
+    Raises InputError where it shall be causal.
+    """
+
+    def __init__(self, *, causal: bool, name: str) -> None:
+        super().__init__()
+        if causal:
+            raise InputError(f"model={name} generates nothing and cannot be causal", "it goes with task=classification")
+        self.causal = False
+
+    def embed(
+        self, ids: Tensor | None, mask: Tensor | None, segment_ids: Tensor | None, inputs_embeds: Tensor | None
+    ) -> Tensor:
+        """The token embeddings (B, T, E), zero where nothing real stands. Raises ValueError for packed documents."""
+        if segment_ids is not None:
+            raise ValueError(f"{type(self).__name__} reads one text a row, not packed documents")
+        if inputs_embeds is None:
+            assert ids is not None, "ids or inputs_embeds"
+            inputs_embeds = self.input_embedding(ids)
+        return inputs_embeds if mask is None else inputs_embeds * mask.unsqueeze(-1)
+
+    def init_state(self, batch_size: int, capacity: int) -> State:
+        raise NotImplementedError(f"{type(self).__name__} generates nothing")
+
+    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+        raise NotImplementedError(f"{type(self).__name__} generates nothing")

@@ -51,7 +51,7 @@ class Classification(Task):
     """
 
     takes = ("LabeledText", "LabeledPair")
-    kinds = ("attention", "recurrent")
+    kinds = ("attention", "recurrent", "convolution", "average")
     needs_causal = False
     monitor = "val_f1"
 
