@@ -24,6 +24,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+_FEW = 8  # bytes that are no ASCII, from which on a codec can be told
 # signs that every Chinese text is full of, and no other text that is taken for Chinese
 _COMMON = frozenset(
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年，。！？：；（）《》"
@@ -104,18 +105,16 @@ def _encoding(content: Content) -> str:
             return encoding
     if unmarked := _wide(data):
         return unmarked
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    decoder, ascii_so_far = codecs.getincrementaldecoder("utf-8")(), True
     while data:
-        pending = decoder.getstate()[0]
         try:
-            decoder.decode(data)
-        except UnicodeDecodeError:
-            whole = pending + data
-            start = next((index for index, byte in enumerate(whole) if byte > 0x7F), 0)
-            begin = max(0, start - 64)
-            return guess(whole[begin : begin + _SAMPLE])
+            ascii_so_far &= decoder.decode(data).isascii()
+        except UnicodeDecodeError as err:
+            around = err.object[max(0, err.start - 64) :] + content.stream.read(_SAMPLE)
+            return guess(around[:_SAMPLE])
         data = content.stream.read(open_file.BLOCK)
-    return guess(decoder.getstate()[0]) if decoder.getstate()[0] else "utf-8"
+    rest = decoder.getstate()[0]
+    return guess(rest) if rest and ascii_so_far else "utf-8"
 
 
 def _wide(data: bytes) -> str:
@@ -134,7 +133,8 @@ def guess(sample: bytes) -> str:
     kana = sum("\u3041" <= char <= "\u30ff" for char in foreign)
     if sum(char in _COMMON for char in foreign) > 0.08 * len(foreign) and kana < 0.1 * len(foreign):
         return "gb18030"
-    if len(_ALONE.findall(sample)) < 0.6 * sum(byte > 0x7F for byte in sample):
+    high = sum(byte > 0x7F for byte in sample)
+    if high >= _FEW and len(_ALONE.findall(sample)) < 0.6 * high:
         best = _best(sample)
         if best in _FOREIGN:
             return {"cp932": "shift_jis", "cp949": "euc-kr"}.get(best, best.replace("_", "-"))

@@ -168,6 +168,8 @@ def _tar_members(archive: Path, packed: IO[bytes]) -> Iterator[Content]:
         with _translated(str(archive)):
             info = whole.next()
         if info is None:
+            while packed.read(BLOCK):  # to its end, where its checksum stands
+                pass
             return
         if not info.isfile() or _hidden(info.name):
             continue
@@ -254,25 +256,23 @@ class _Zstandard:
         self.zstandard = require("zstandard", extra="files", purpose="reading .zst files")
         self.file, self.frame = file, self.zstandard.ZstdDecompressor().decompressobj()
         self.begun = False  # whether the frame at hand has had any input
-        self.left, self.ready = b"", b""
+        self.left, self.ready = b"", io.BytesIO()
 
     def read(self, size: int) -> bytes:
-        while not self.ready:
-            data = self.left or self.file.read(_ZSTD_STEP)
-            self.left = b""
-            if not data:
+        while not (data := self.ready.read(size)):
+            packed = self.left or self.file.read(_ZSTD_STEP)
+            if not packed:
                 if self.begun:
                     raise EOFError
                 return b""
-            self.begun = True
+            self.left, self.begun = b"", True
             try:
-                self.ready = self.frame.decompress(data)
+                self.ready = io.BytesIO(self.frame.decompress(packed))
             except self.zstandard.ZstdError as err:
                 raise ValueError(str(err)) from err
             if self.frame.eof:
                 self.left, self.begun = self.frame.unused_data, False
                 self.frame = self.zstandard.ZstdDecompressor().decompressobj()
-        data, self.ready = self.ready[:size], self.ready[size:]
         return data
 
 
