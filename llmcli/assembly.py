@@ -76,7 +76,7 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
         raise InputError(
             f"model={choices.get('model')} is of kind {kind!r} and cannot be trained with task={choices.get('task')}, "
             f"which takes: {', '.join(kinds)}",
-            "llm train --help lists the models and tasks",
+            _tasks_with("kinds", kind) or "llm train --help lists the models and tasks",
         )
     _check_record(cfg, choices, task)
     wanted, given = (
@@ -97,16 +97,18 @@ def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> Non
     kind, takes = getattr(record, "__name__", None), getattr(task, "takes", ())
     if kind is None or not takes or kind in takes:
         return
-    options = Catalog([configs.config_dir()]).options("task")
-    fitting = [each.name for each in options if kind in _takes(each.path)]
     raise InputError(
         f"data={choices.get('data')} holds {kind} records; task={choices.get('task')} learns from {' or '.join(takes)}",
-        f"it goes with task={' or task='.join(fitting)}" if fitting else f"no task learns from {kind} records",
+        _tasks_with("takes", kind) or f"no task learns from {kind} records yet; llm prepare and llm data work with them",
     )
 
 
-def _takes(path: Path) -> tuple[str, ...]:
-    return getattr(schema.locate(str(OmegaConf.load(path)._target_)), "takes", ())
+def _tasks_with(attribute: str, value: str) -> str:
+    """Like "it goes with task=a or task=b": the shipped tasks that list `value`; "" where there is none."""
+    options = Catalog([configs.config_dir()]).options("task")
+    tasks = {each.name: schema.locate(str(OmegaConf.load(each.path)._target_)) for each in options}
+    fitting = [name for name, task in tasks.items() if value in getattr(task, attribute, ())]
+    return f"it goes with task={' or task='.join(fitting)}" if fitting else ""
 
 
 def prepare_data(
@@ -114,15 +116,20 @@ def prepare_data(
 ) -> Prepared:
     """Read, clean, tokenize and write shards, or find them in the cache. With `tokenizer`, that one is used."""
     source = configs.build(cfg.data, trusted=trusted)
-    with ui.Meter() as meter:
-        return prepare(
-            source,
-            clean=configs.build(cfg.clean, trusted=trusted),
-            duplicates=configs.build(cfg.duplicates, trusted=trusted),
-            tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer, trusted=trusted),
-            tokenizer_key={} if tokenizer is not None else configs.resolved(cfg.tokenizer),
-            report=meter,
-        )
+    try:
+        with ui.Meter(in_bytes=True) as meter:
+            return prepare(
+                source,
+                clean=configs.build(cfg.clean, trusted=trusted),
+                duplicates=configs.build(cfg.duplicates, trusted=trusted),
+                tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer, trusted=trusted),
+                tokenizer_key={} if tokenizer is not None else configs.resolved(cfg.tokenizer),
+                workers=OmegaConf.select(cfg, "prepare.workers"),  # runs of earlier versions have no such key
+                report=meter,
+            )
+    except KeyboardInterrupt:
+        ui.note("stopped; what is prepared is kept, and the same command goes on from there")
+        raise
 
 
 def prepare_as(

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -195,13 +195,16 @@ def _finite(value: Any) -> Any:
 class Meter:
     """A transient bar on stderr for work that reports `(what, done, total)`; in a pipe a line every 15 seconds.
 
-    A total of 0 is not known: the amount done is shown instead of a share.
+    A total of 0 is not known: the amount done is shown instead of a share and the time left. in_bytes: amounts are
+    bytes, and their rate is shown.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_bytes: bool = False) -> None:
+        self._in_bytes = in_bytes
         self._bar: Progress | None = None
         self._task: Any = None
         self._line = time.monotonic()
+        self._what, self._begun, self._first = "", 0.0, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -213,20 +216,35 @@ class Meter:
             self._bar.stop()
 
     def __call__(self, what: str, done: float, total: float) -> None:
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._begun, self._first = what, now, done  # what an earlier process did has no rate
         if not is_terminal():
-            if time.monotonic() - self._line >= 15.0:
-                self._line = time.monotonic()
-                note(f"{what} {done / total:.0%}" if total else f"{what} {done:,.0f}")
+            if now - self._line >= 15.0:
+                self._line = now
+                share = f" {min(1.0, done / total):.0%}" if total else ""
+                note(f"{what}{share}{self._pace(now, done, total)}")
             return
         if self._bar is None:
             self._bar = Progress(
-                TextColumn(" {task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn(),
+                TextColumn(" {task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[pace]}"),
                 console=err, transient=True, refresh_per_second=4,
             )  # fmt: skip
-            self._task = self._bar.add_task(what, total=None)
+            self._task = self._bar.add_task(what, total=None, pace="")
             self._bar.start()
-        shown = what if total else f"{what} {done:,.0f}"
-        self._bar.update(self._task, description=shown, completed=done, total=total or None)
+        pace = self._pace(now, done, total).strip()
+        self._bar.update(self._task, description=what, completed=done, total=total or None, pace=pace)
+
+    def _pace(self, now: float, done: float, total: float) -> str:
+        """How much is done where nobody knows of how much, how fast, and how long it will still take."""
+        amount = "" if total or not done else f"  {done / 1e6:,.1f} MB" if self._in_bytes else f"  {done:,.0f}"
+        seconds = now - self._begun
+        rate = (done - self._first) / seconds if seconds > 1.0 else 0.0
+        if rate <= 0.0:
+            return amount
+        speed = f"  {rate / 1e6:,.1f} MB/s" if self._in_bytes else ""
+        left = f"  {clock(max(0.0, total - done) / rate)} left" if total else ""
+        return amount + speed + left
 
 
 def sample(step: int, prompt: str, text: str) -> None:

@@ -89,3 +89,22 @@ def test_colour_on_a_terminal_unless_unwanted(capsys, monkeypatch, no_color):
     shown = capsys.readouterr().err
     assert ("\x1b[1;31m" in shown) is not no_color
     assert "error: " in shown
+
+
+def test_a_meter_says_rate_and_time_left(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(ui.time, "monotonic", lambda: now[0])
+    with ui.Meter(in_bytes=True) as meter:
+        meter("encode train", 20e6, 120e6)  # of which an earlier process did these
+        now[0] = 20.0
+        meter("encode train", 60e6, 120e6)
+        now[0] = 40.0
+        meter("encode val", 5e6, 0)
+        now[0] = 60.0
+        meter("encode val", 25e6, 0)
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert lines == [
+        "encode train 50%  2.0 MB/s  0:30 left",
+        "encode val  5.0 MB",
+        "encode val  25.0 MB  1.0 MB/s",
+    ]

@@ -139,8 +139,8 @@ def prepare(
     Raises InputError for a split without text and for damaged prepared data, LLMError when the disk is full or a
     worker process was killed.
     """
-    if workers is not None and workers < 1:
-        raise InputError(f"prepare.workers ({workers}) must be at least 1, or null for all cores")
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise InputError(f"prepare.workers ({workers}) must be a whole number from 1, or null for all cores")
     report, cleaning = report or _silent, Cleaning(clean or {})
     source.obtain(report)
     fingerprint = source.fingerprint()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from llmcli.data.records import Record, Text
@@ -15,6 +16,7 @@ Clean = Callable[[str], str | None]
 Report = Callable[[str, float, float], None]
 
 R = TypeVar("R", bound=Record)
+_COMPRESSED = (".gz", ".xz", ".zst", ".bz2", ".zip")
 
 
 class Source(ABC, Generic[R]):
@@ -58,6 +60,12 @@ class TextSource(Source[Text]):
 
     def __init__(self, *, eos: bool) -> None:
         self.eos = eos
+
+
+def plain_size(files: Iterable[Path]) -> int | None:
+    """Bytes in all the files; None where some are compressed."""
+    listed = list(files)
+    return None if any(file.suffix in _COMPRESSED for file in listed) else sum(file.stat().st_size for file in listed)
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:

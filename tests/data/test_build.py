@@ -18,6 +18,7 @@ from llmcli.data.duplicates import Exact
 from llmcli.data.prepare import prepare
 from llmcli.data.records import LabeledText, Text
 from llmcli.data.source import Source, TextSource
+from llmcli.errors import InputError
 from llmcli.text.normalize import lowercase
 from llmcli.tokenizers import char
 
@@ -201,3 +202,9 @@ def test_a_document_of_which_pieces_are_dropped_still_ends(tmp_path):
     text = prepared.tokenizer.decode([int(i) for i in ids])
     assert "z" not in text and "D" not in text and "piece 48 " in text and "piece 49 " not in text
     assert prepared.count("documents", "train") == 200 - 18 + 1
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "two"])
+def test_a_number_of_workers_that_is_none(tmp_path, number):
+    with pytest.raises(InputError, match=rf"prepare.workers \({number}\) must be a whole number from 1, or null"):
+        prepared_in(tmp_path, Documents(), workers=number)

@@ -12,7 +12,7 @@ from llmcli.data.cache import sha256_file
 from llmcli.data.find_files import find
 from llmcli.data.readers.stream import LINE, blocks, paragraphs, parts, pieces
 from llmcli.data.records import Text
-from llmcli.data.source import TextSource, check_fractions, deal, split_names, stretch, tail_bounds
+from llmcli.data.source import TextSource, check_fractions, deal, plain_size, split_names, stretch, tail_bounds
 from llmcli.errors import InputError
 from llmcli.text.normalize import unify_newlines
 
@@ -86,6 +86,11 @@ class TextFiles(TextSource):
             "document": self.document,
             "split": [self.split, self.val_fraction, self.test_fraction, self.seed],
         }
+
+    def size(self, split: str) -> int | None:
+        size = plain_size(self.files)
+        others = {"val": self.val_fraction, "test": self.test_fraction}
+        return None if size is None else round(size * others.get(split, 1 - sum(others.values())))
 
     def describe(self) -> str:
         return self.files[0].name if len(self.files) == 1 else f"{len(self.files):,} files"
