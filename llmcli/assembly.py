@@ -79,14 +79,14 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
             _tasks_with("kinds", kind) or "llm train --help lists the models and tasks",
         )
     _check_record(cfg, choices, task)
-    wanted, given = (
-        getattr(each, name, "windows")
-        for each, name in ((model, "learns_from"), (schema.locate(str(cfg.batch._target_)), "gives"))
-    )
+    # word vectors differ in what they learn from, so there the model says it; else the task does
+    wanted = getattr(model, "learns_from", None) or getattr(task, "learns_from", "windows")
+    given = getattr(schema.locate(str(cfg.batch._target_)), "gives", "windows")
     if wanted != given:
         raise InputError(
-            f"model={choices.get('model')} learns from {wanted}, and batch={choices.get('batch')} gives {given}",
-            "leave out batch=, and the model brings its own",
+            f"model={choices.get('model')} with task={choices.get('task')} learns from {wanted}, "
+            f"and batch={choices.get('batch')} gives {given}",
+            "leave out batch=: the data or the model brings its own",
         )
 
 
@@ -99,7 +99,7 @@ def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> Non
         return
     raise InputError(
         f"data={choices.get('data')} holds {kind} records; task={choices.get('task')} learns from {' or '.join(takes)}",
-        _tasks_with("takes", kind) or f"no task learns from {kind} records yet; llm prepare and llm data work with them",
+        _tasks_with("takes", kind) or f"no task learns from {kind} yet; llm prepare and llm data work with them",
     )
 
 

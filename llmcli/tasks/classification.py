@@ -53,6 +53,7 @@ class Classification(Task):
     takes = ("LabeledText", "LabeledPair")
     kinds = ("attention", "recurrent", "convolution", "average")
     needs_causal = False
+    learns_from = "examples"
     monitor = "val_f1"
 
     def __init__(

@@ -1,0 +1,87 @@
+"""Classification through the commands: the user's own table to labels, and the mistakes on the way."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+GOOD, BAD = ("good", "great", "fine", "lovely"), ("bad", "dull", "poor", "awful")
+SMALL = [
+    "model=dan", "model.d_model=16", "model.n=1", "model.rows=0", "tokenizer=word", "optimizer=adam",
+    "optimizer.lr=0.02", "trainer.max_steps=200", "trainer.accelerator=cpu", "batch.size=16", "task.dropout=0",
+]  # fmt: skip
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    draw = random.Random(0)
+    path = tmp_path / "reviews.csv"
+    rows = [
+        f"review {i} was {draw.choice(words)} to read,{label}"
+        for i in range(120)
+        for words, label in ((GOOD, "positive"), (BAD, "negative"))
+    ]
+    path.write_text("review,stars\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return [
+        "data=labeled_text", f"data.path={path}", "data.reader.text=review", "data.reader.label=stars",
+        "data.val_fraction=0.2",
+    ]  # fmt: skip
+
+
+def test_a_table_is_learned_scored_and_predicted(llm, reviews, tmp_path):
+    run = tmp_path / "run"
+    trained = llm("train", *reviews, *SMALL, "--json", f"hydra.run.dir={run}")
+    assert trained.code == 0, trained.err
+    figures = json.loads(trained.out)
+    assert figures["val_accuracy"] == figures["val_f1"] == 1.0  # one word decides: the optimum is known
+    assert figures["floor_loss"] is None and "llm predict ckpt=" in trained.err
+    scored = json.loads(llm("eval", f"ckpt={run}", "--json").out)
+    assert scored["f1"] == 1.0 and scored["split"] == "val" and scored["matthews"] == 1.0
+    answers = llm("predict", f"ckpt={run}", "--text", "it was lovely", "--text", "an awful one", "top=1", "--json")
+    labels = [json.loads(line)["label"] for line in answers.out.splitlines()]
+    assert labels == ["positive", "negative"]
+
+
+def test_resumed_it_ends_with_the_same_figures(llm, reviews, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options = [
+        *reviews,
+        *SMALL,
+        "--json",
+        "trainer.max_steps=30",
+        "schedule=constant",
+        "schedule.warmup=0",
+        "model.dropout=0.3",
+    ]
+    expected = json.loads(llm("train", *options, f"hydra.run.dir={whole}").out)
+    assert llm("train", *options, "trainer.max_steps=13", "trainer.val_every=3", f"hydra.run.dir={cut}").code == 0
+    found = json.loads(llm("train", f"resume={cut}", "trainer.max_steps=30", "--json").out)
+    scores = [json.loads(llm("eval", f"ckpt={each}/checkpoints/last.ckpt", "--json").out) for each in (whole, cut)]
+    assert scores[0]["loss"] == scores[1]["loss"]
+    assert found["steps"] == expected["steps"] == 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "hint"),
+    [
+        (["task=language_modeling"], "holds LabeledText records; task=language_modeling learns from Text",
+         "it goes with task=classification"),
+        (["model=mlp"], "model=mlp is of kind 'window' and cannot be trained with task=classification",
+         "it goes with task=language_modeling"),
+        (["data.reader.label=star"], 'there is no column "star"; the columns are: review, stars. Did you mean stars?', ""),
+        (["batch=windows"], "model=lstm with task=classification learns from examples, and batch=windows gives windows",
+         "leave out batch="),
+        (["task.class_weights=al"], "task.class_weights: expected one of none, inverse, effective, got 'al'", ""),
+    ],
+)  # fmt: skip
+def test_mistakes(llm, reviews, changes, message, hint):
+    refused = llm("train", *reviews, "trainer.max_steps=1", "model=lstm", *changes)
+    assert refused.code == 2, refused.err
+    assert message in refused.err and hint in refused.err
+
+
+def test_a_text_model_says_what_it_is_for(llm):
+    refused = llm("train", "model=textcnn")
+    assert refused.code == 2 and "it goes with task=classification" in refused.err
