@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -63,7 +63,7 @@ def _report(cfg: DictConfig) -> int:
 def _write(path: Path, page: str) -> None:
     try:
         files.write_atomic(path, page.encode("utf-8"))
-    except (PermissionError, NotADirectoryError, IsADirectoryError) as err:
+    except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as err:
         raise InputError(f"out: {path} cannot be written: {err.strerror}", "--out FILE writes it elsewhere") from err
 
 
@@ -79,15 +79,20 @@ def _list(as_json: bool) -> int:
     if as_json:
         ui.out_json(found)
         return 0
-    ui.table(
-        [(each["name"], each["record"], each["needs"], each["licence"], each["meaning"]) for each in found],
-        ("data=", "record", "needs", "licence", "what it is"),
-        stdout=True,
-    )
+    rows: list[tuple[str, str, str]] = []
+    for record, group in groupby(sorted(found, key=lambda each: each["record"]), key=lambda each: each["record"]):
+        rows.append((record, "", ""))
+        rows += [(f"  {each['name']}", each["needs"], _about(each)) for each in group]
+    ui.table(rows, ("data=", "needs", "what it is"), stdout=True)
     return 0
 
 
-def _described(catalog: Catalog, option: Option) -> dict[str, Any]:
+def _about(described: Mapping[str, str]) -> str:
+    licence = described["licence"]
+    return f"{described['meaning']}. Licence: {licence}" if licence else described["meaning"]
+
+
+def _described(catalog: Catalog, option: Option) -> dict[str, str]:
     """What a data set is, from its YAML and the classes that it names."""
     content = option.path.read_text(encoding="utf-8")
     licence = _LICENCE.search(content)

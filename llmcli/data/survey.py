@@ -34,7 +34,7 @@ COMPARED = 20_000_000  # characters of a split whose examples are compared
 PASSAGE = 4_000  # characters of running text that are looked at as one
 SHOWN = 400  # characters of an example that are shown
 EXCERPT = 160  # characters around a change that are shown
-EXAMPLES = 5  # shown of a split, and of a cleaning step
+EXAMPLES = 3  # shown of a split, and of what a cleaning step changes or drops
 BINS = 24
 LANGUAGE_SAMPLE, SHORTEST_FOR_LANGUAGE = 300, 20
 
@@ -220,7 +220,7 @@ def _steps(drawn: Mapping[str, list[Any]], clean: Mapping[str, Clean]) -> list[d
         pairs = [(record, Cleaning({name: step}).record(record)) for record in records]
         changed = [(before, after) for before, after in pairs if after is not None and before != after]
         dropped = [(before, after) for before, after in pairs if after is None]
-        shown = [*changed[:EXAMPLES], *dropped[: max(1, EXAMPLES - len(changed))]]
+        shown = [*changed[:EXAMPLES], *dropped[:EXAMPLES]]
         found.append(
             {
                 "step": name,
@@ -268,7 +268,7 @@ def _copies(
         except InputError:  # it is not installed
             found[name] = None
             continue
-        found[name] = {**kept.counts(), "compared": dict(first)}
+        found[name] = {**kept.counts(), "compared": {split: first[split] for split in source.splits}}
     return found
 
 

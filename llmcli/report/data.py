@@ -8,8 +8,9 @@ from typing import Any
 from llmcli import ui
 from llmcli.report import page
 
-UNKNOWN_SHOWN, LABELS_SHOWN = 40, 40
+UNKNOWN_SHOWN, LABELS_SHOWN, LANGUAGES_SHOWN = 40, 40, 8
 _QUANTILES = ("min", "p5", "median", "p95", "max", "mean")
+_WORDS = "Of the same sample. A word is what stands between white space; in Chinese and Japanese it is a character."
 Row = tuple[Any, ...]
 
 
@@ -29,7 +30,7 @@ def show(facts: Mapping[str, Any]) -> None:
             ui.table([[_plain(cell) for cell in row] for row in rows], headers, right=right, stdout=True)
             ui.out("")
     for found in facts["warnings"]:
-        ui.warn(f"{found['what']}        {found['do']}")
+        ui.warn(f"{found['what']}\n         {found['do']}")
 
 
 def html(facts: Mapping[str, Any]) -> str:
@@ -41,20 +42,23 @@ def html(facts: Mapping[str, Any]) -> str:
         page.section("Length", page.table(*lengths(facts)), _histograms(facts), note=_read_note(facts)),
     ]
     if any(found["labels"] for found in splits.values()):
-        panels = [page.panel(name, page.bars(_most(found["labels"]), unit="%")) for name, found in splits.items()]
+        panels = [
+            page.panel(name, page.bars(_most(found["labels"], LABELS_SHOWN), unit="%"))
+            for name, found in splits.items()
+        ]
         sections.append(page.section("Labels", page.grid(panels), note=_labels_note(facts)))
     panels = [
         page.panel(f"letters, {name}", page.bars(found["sample"]["scripts"], unit="%"))
         for name, found in splits.items()
     ]
     panels += [
-        page.panel(f"{noun}, {name}", page.bars(_most(found["sample"]["languages"]), unit="%"))
+        page.panel(f"{noun}, {name}", page.bars(_most(found["sample"]["languages"], LANGUAGES_SHOWN), unit="%"))
         for name, found in splits.items()
         if found["sample"]["languages"] is not None
     ]
     sections.append(page.section("Scripts and languages", page.grid(panels), note=_sample_note(facts)))
-    sections.append(page.section("What stands twice", page.table(*copies(facts)), note=_copies_note(facts)))
-    sections.append(page.section("Tokenizer", page.table(*writing(facts)), _unknown(facts), note=_sample_note(facts)))
+    sections.append(page.section("Duplicates and leakage", page.table(*copies(facts)), note=_copies_note(facts)))
+    sections.append(page.section("Tokenizer", page.table(*writing(facts)), _unknown(facts), note=_WORDS))
     if facts["cleaning"]:
         sections.append(
             page.section("Cleaning", page.table(*cleaning(facts)), *_changes(facts), note=_sample_note(facts))
@@ -147,12 +151,16 @@ def _histograms(facts: Mapping[str, Any]) -> str:
 
 
 def _changes(facts: Mapping[str, Any]) -> list[str]:
+    """The examples of each step, before and after it."""
     parts = []
     for step in facts["cleaning"]:
+        shown = []
         for example in step["examples"]:
             after = example["after"]
             then = '<p class="dim">dropped</p>' if after is None else page.text(after, "after")
-            parts.append(page.panel(f"clean.{step['step']}", page.text(example["before"], "before") + then))
+            shown.append(page.text(example["before"], "before") + then)
+        if shown:
+            parts.append(page.panel(f"clean.{step['step']}", "".join(shown)))
     return parts
 
 
@@ -182,8 +190,7 @@ def _labels_note(facts: Mapping[str, Any]) -> str:
 def _sample_note(facts: Mapping[str, Any]) -> str:
     what = "passages" if facts["record"] == "Text" else "examples"
     drawn = [f"{found['sample']['records']:,} {what} of {name}" for name, found in facts["splits"].items()]
-    word = "A word is what stands between white space; in Chinese and Japanese it is a character."
-    return f"A random sample: {', '.join(drawn)}. {word}"
+    return f"Of a random sample, {', '.join(drawn)}."
 
 
 def _copies_note(facts: Mapping[str, Any]) -> str:
@@ -198,8 +205,8 @@ def _shares(counts: Mapping[str, int], most: int = 3) -> str:
     return ", ".join(f"{name} {count / total:.1%}" for name, count in list(counts.items())[:most])
 
 
-def _most(counts: Mapping[str, int]) -> dict[str, float]:
-    return dict(sorted(counts.items(), key=lambda item: -item[1])[:LABELS_SHOWN])
+def _most(counts: Mapping[str, int], number: int) -> dict[str, float]:
+    return dict(sorted(counts.items(), key=lambda item: -item[1])[:number])
 
 
 def _named(unit: str) -> str:
