@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from llmcli import catalog, config
+from llmcli.data.cleaning import Cleaning
 
 Step = Callable[[str], str | None]
 _built: dict[tuple[str, str], Step] = {}
@@ -26,7 +27,7 @@ def _build(name: str, options: dict[str, Any]) -> Step:
     for option, value in options.items():  # assigned, not merged: a list or mapping is replaced
         assert option in node, f"{name} has no option {option}"
         node[option] = value
-    return config.build(node)
+    return Cleaning({name: config.build(node)})
 
 
 @pytest.fixture(scope="session")
