@@ -166,12 +166,16 @@ class QuestionAnswer(Record):
 
 @dataclass(frozen=True)
 class MultipleChoice(Record):
-    """A question about a context (which may be empty), the choices, and the place of the right one."""
+    """A question about a context (which may be empty), the choices, and the place of the right one.
+
+    group: what the question is an example of, for scores by group ("" where there are none).
+    """
 
     context: str
     question: str
     choices: tuple[str, ...]
     answer: int
+    group: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.answer < len(self.choices):
