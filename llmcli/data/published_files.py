@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urldefrag, urlsplit
 
 from llmcli.data.cache import cache_root
 from llmcli.data.download import fetch, place
+from llmcli.data.open_file import is_archive
 from llmcli.data.source import Report
 from llmcli.errors import InputError
+
+_WAY_OUT = "data.path=null downloads the data"
 
 
 class PublishedFiles:
     """Where the files of each name are: under the user's path, or in the cache once they are downloaded.
 
-    urls, sha256: of the files of each name. path: a folder that holds them under the names they have in `urls`, or the
-    file where there is one; None downloads them. Raises InputError for a path that does not hold them all, and
-    for `urls` and `sha256` that do not go together.
+    urls, sha256: of the files of each name. What follows a # in a URL is the member of the archive that is meant, or
+    another name that a copy of the file may have. path: a folder that holds the files under the names they have in
+    `urls`; the file or the archive, where all come from one; None downloads them. Raises InputError for a path that
+    does not hold them all, and for `urls` and `sha256` that do not go together.
     """
 
     def __init__(
@@ -44,11 +48,11 @@ class PublishedFiles:
     def obtain(self, report: Report) -> None:
         for key, (url, sha256) in self._wanted.items():
             if key not in self._found:
-                self._found[key] = fetch(url, sha256, _downloads(), report)
+                self._found[key] = _inside(fetch(_file(url), sha256, _downloads(), report), url)
 
     def missing(self) -> list[str]:
         absent = [wanted for key, wanted in self._wanted.items() if key not in self._found]
-        return [url for url, sha256 in absent if not place(url, sha256, _downloads()).is_file()]
+        return [_file(url) for url, sha256 in absent if not place(_file(url), sha256, _downloads()).is_file()]
 
     def __getitem__(self, name: str) -> list[Path]:
         """The files of a name in the order of its URLs."""
@@ -56,17 +60,32 @@ class PublishedFiles:
         return [path for (each, _), path in self._found.items() if each == name]
 
     def _under(self, path: Path) -> dict[tuple[str, int], Path]:
-        if path.is_file() and len(self._wanted) == 1:
-            return dict.fromkeys(self._wanted, path)
-        way_out = "data.path=null downloads the data"
+        one_file = len({_file(url) for url, _ in self._wanted.values()}) == 1
+        if path.is_file() and one_file:
+            return {key: _inside(path, url) for key, (url, _) in self._wanted.items()}
         if not path.is_dir():
-            what = "file or folder" if len(self._wanted) == 1 else "folder"
-            raise InputError(f"data.path: there is no {what} {path}", way_out)
-        found = {key: path / Path(urlsplit(url).path).name for key, (url, _) in self._wanted.items()}
-        for file in found.values():
-            if not file.is_file():
-                raise InputError(f"data.path: the folder {path} has no {file.name}", way_out)
-        return found
+            raise InputError(f"data.path: there is no {'file or folder' if one_file else 'folder'} {path}", _WAY_OUT)
+        return {key: _copy(path, url) for key, (url, _) in self._wanted.items()}
+
+
+def _copy(folder: Path, url: str) -> Path:
+    """The file of a URL in a folder, by its own name or the one that the URL gives it; of an archive the member."""
+    name, inside = Path(urlsplit(url).path).name, urlsplit(url).fragment
+    names = list(dict.fromkeys([inside, Path(inside).name, name] if inside else [name]))
+    for each in names:
+        if (folder / each).is_file():
+            return _inside(folder / each, url) if each == name else folder / each
+    raise InputError(f"data.path: the folder {folder} has no {' or '.join(names)}", _WAY_OUT)
+
+
+def _inside(file: Path, url: str) -> Path:
+    """The member of an archive that a URL names; the file itself where it names none."""
+    inside = urlsplit(url).fragment
+    return file / inside if inside and is_archive(file) else file
+
+
+def _file(url: str) -> str:
+    return urldefrag(url).url
 
 
 def _counted(sizes: Mapping[str, int]) -> str:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from llmcli.data.open_file import contents
 from llmcli.data.prepare import prepare
+from llmcli.data.published_files import PublishedFiles
 from llmcli.data.readers.published import SingleText, SplitFiles
 from llmcli.errors import InputError
 
@@ -136,3 +139,27 @@ def test_wikitext_2_has_the_published_token_counts(real_data):
     cfg = load("data=wikitext2")
     names = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
     assert {split: sha(real_data / "wikitext2" / name) for split, name in names.items()} == dict(cfg.data.sha256)
+
+
+def test_what_follows_a_number_sign_is_a_member_or_another_name(tmp_path):
+    web, own = tmp_path / "web", tmp_path / "own"
+    web.mkdir()
+    own.mkdir()
+    with zipfile.ZipFile(web / "all.zip", "w") as archive:
+        archive.writestr("set/train.csv", "one\n")
+    (web / "test.json").write_text("two\n", encoding="utf-8")
+    urls = [f"{(web / 'all.zip').as_uri()}#set/train.csv", f"{(web / 'test.json').as_uri()}#dev.json"]
+    hashes = [sha(web / "all.zip"), sha(web / "test.json")]
+
+    def texts(path):
+        found = PublishedFiles(path=path and str(path), urls={"all": urls}, sha256={"all": hashes})
+        return [content.stream.read() for content in contents(found["all"])]
+
+    assert texts(None) == texts(web) == [b"one\n", b"two\n"]
+    (own / "train.csv").write_text("mine\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"own has no dev\.json or test\.json$"):
+        texts(own)
+    (own / "dev.json").write_text("too\n", encoding="utf-8")
+    assert texts(own) == [b"mine\n", b"too\n"]
+    alone = PublishedFiles(path=str(web / "all.zip"), urls={"all": urls[:1]}, sha256={"all": hashes[:1]})
+    assert [content.stream.read() for content in contents(alone["all"])] == [b"one\n"]
