@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmcli import catalog, cli, config
 from llmcli.data.readers import python_docs
+from llmcli.data.readers.python import files as python_files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [path for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if path.is_file()]
@@ -115,9 +116,9 @@ RUNNABLE = [page for page in PAGES if any(block.mark == "run" for block in block
 
 @pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.stem)
 def test_what_is_marked_runs(page, tmp_path, monkeypatch, llm):
-    everything = python_docs._source_files
+    everything = python_files.source_files
     monkeypatch.setattr(
-        python_docs, "_source_files", lambda folder: (f for f in everything(folder) if f.name in FEW_MODULES)
+        python_files, "source_files", lambda folder: (f for f in everything(folder) if f.name in FEW_MODULES)
     )
     monkeypatch.setattr(python_docs, "TOPICS", Path("left", "out"))
     write_files(page, tmp_path)

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import platform
+import sysconfig
 
 import pytest
 
-from llmcli.data.readers import python_docs
 from llmcli.data.readers.python_docs import PythonDocs
 from llmcli.errors import InputError
 
@@ -44,7 +44,7 @@ def library(tmp_path, monkeypatch):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(content, encoding="utf-8")
-    monkeypatch.setattr(python_docs.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     return tmp_path
 
 
@@ -86,7 +86,7 @@ def test_the_fingerprint_follows_the_sources(library):
 
 
 def test_a_library_without_sources(tmp_path, monkeypatch):
-    monkeypatch.setattr(python_docs.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(InputError, match="has no source files to read"):
         make()
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import ast
 import hashlib
 import platform
-import sysconfig
-import warnings
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from llmcli.data.readers.python import files
 from llmcli.data.readers.stream import pieces
 from llmcli.data.records import Text
 from llmcli.data.source import TextSource, check_fractions, deal, split_names
@@ -24,26 +23,6 @@ from llmcli.errors import InputError
 # how the text is made from the source files; a change makes prepared data out of date
 VERSION = 1
 TOPICS = Path("pydoc_data", "topics.py")
-# tests, vendored and generated code, and folders whose docstrings are about themselves rather than the library
-SKIPPED = frozenset(
-    {
-        "__phello__",
-        "__pycache__",
-        "_bundled",
-        "dist-packages",
-        "encodings",
-        "idlelib",
-        "lib-dynload",
-        "lib2to3",
-        "pydoc_data",
-        "site-packages",
-        "test",
-        "tests",
-        "turtledemo",
-    }
-)
-
-Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class PythonDocs(TextSource):
@@ -64,8 +43,8 @@ class PythonDocs(TextSource):
         super().__init__(eos=eos)
         check_fractions(val_fraction, test_fraction)
         self.val_fraction, self.test_fraction, self.seed = val_fraction, test_fraction, seed
-        self.library = Path(sysconfig.get_path("stdlib"))
-        self.files = sorted(_source_files(self.library))
+        self.library = files.stdlib()
+        self.files = sorted(files.source_files(self.library))
         self.topics = self.library / TOPICS
         if not self.files:
             raise InputError(
@@ -112,24 +91,9 @@ class PythonDocs(TextSource):
 
     def _all(self) -> Iterator[str]:
         for file in self._topic_files():
-            yield from _topics(_parse(file))
+            yield from _topics(files.parse(file))
         for file in self.files:
-            yield from _docstrings(_parse(file), _module_name(file.relative_to(self.library)))
-
-
-def _source_files(folder: Path) -> Iterator[Path]:
-    for path in folder.iterdir():
-        if path.is_dir() and path.name not in SKIPPED:
-            yield from _source_files(path)
-        elif path.suffix == ".py":
-            yield path
-
-
-def _parse(file: Path) -> ast.Module:
-    with warnings.catch_warnings():
-        # e.g. an invalid escape sequence: the library's own affair
-        warnings.simplefilter("ignore")
-        return ast.parse(file.read_bytes(), filename=str(file))
+            yield from _docstrings(files.parse(file), files.module_name(file.relative_to(self.library)))
 
 
 def _topics(tree: ast.Module) -> Iterator[str]:
@@ -143,29 +107,7 @@ def _topics(tree: ast.Module) -> Iterator[str]:
 
 def _docstrings(tree: ast.Module, module: str) -> Iterator[str]:
     """Each documented object under a line that says what it is, in the order of the source."""
-    waiting: list[tuple[Documented, str]] = [(tree, module)]
-    while waiting:
-        node, name = waiting.pop()
+    for node, name in files.documented(tree, module):
         text = ast.get_docstring(node)
         if text:
-            yield f"{_heading(node, name)}\n\n{text.strip()}\n"
-        inner = [
-            child for child in node.body if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        ]
-        waiting += [(child, f"{name}.{child.name}") for child in reversed(inner)]
-
-
-def _heading(node: Documented, name: str) -> str:
-    if isinstance(node, ast.Module):
-        return f"module {name}"
-    if isinstance(node, ast.ClassDef):
-        bases = ", ".join(map(ast.unparse, node.bases))
-        return f"class {name}({bases})" if bases else f"class {name}"
-    keyword = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return f"{keyword} {name}({ast.unparse(node.args)}){returns}"
-
-
-def _module_name(path: Path) -> str:
-    names = path.with_suffix("").parts
-    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+            yield f"{files.heading(node, name)}\n\n{text.strip()}\n"
