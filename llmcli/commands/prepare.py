@@ -19,10 +19,12 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     splits: dict[str, Any] = prepared.manifest["splits"]
     if twice := in_words(prepared.manifest):
         ui.say("duplicates", twice)
+    if left_out := prepared.manifest["left_out"]:
+        ui.say("left out", ", ".join(f"{count:,} {reason}" for reason, count in left_out.items()))
     if cfg.json:
         counts = {name: {k: v for k, v in stats.items() if k != "shards"} for name, stats in splits.items()}
         about = {"path": str(prepared.path), "fresh": prepared.fresh, "vocab_size": prepared.tokenizer.vocab_size}
-        ui.out_json({**about, "splits": counts, "copies": prepared.manifest["copies"]})
+        ui.out_json({**about, "splits": counts, "copies": prepared.manifest["copies"], "left_out": left_out})
         return 0
     columns = ("documents", "tokens", "bytes", "characters")
     ui.table(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from array import array
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Literal
@@ -65,7 +65,15 @@ class DealtRecords(Source[Record]):
 
     @property
     def left_out(self) -> dict[str, int]:
-        """How many records were left out for which reason, once everything has been read."""
+        """Reads what has not been read to its end yet."""
+        if self.flaws == "skip":
+            for split in self.own_splits:
+                if split not in self._flawed:
+                    _exhaust(self._sound(split))
+        if self.unseen_labels == "skip":
+            for split in self.splits:
+                if split != "train" and split not in self._unseen:
+                    _exhaust(self.records(split))
         reasons = {"flawed": self._flawed, "with labels that train never has": self._unseen}
         return {reason: sum(counts.values()) for reason, counts in reasons.items() if any(counts.values())}
 
@@ -170,6 +178,10 @@ class DealtRecords(Source[Record]):
         if "train" not in self.splits:
             raise InputError("data.unseen_labels=skip needs a train split", f"the data has: {', '.join(self.splits)}")
         return frozenset(name for record in self.records("train") for name in record.names())
+
+
+def _exhaust(records: Iterator[Record]) -> None:
+    deque(records, maxlen=0)
 
 
 def _stratum(record: Record) -> tuple[str, ...]:

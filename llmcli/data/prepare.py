@@ -37,7 +37,7 @@ from llmcli.text.segment.base import Segmenter
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 
-FORMAT = 3
+FORMAT = 4
 _ABANDONED = 7 * 24 * 3600  # seconds after which nobody will continue
 
 _OTHER_RECORDS = "llm data list names what each data set holds, llm train --help the tasks"
@@ -100,7 +100,8 @@ class Prepared:
         what = "document" if self.record == Text.__name__ else "example"
         plural = "" if documents == 1 else "s"
         origin = f"{self.manifest['origin']}, sha {self.manifest['content'][:4]}…"
-        return f"{documents:,} {what}{plural}, {_human(size)} ({origin})"
+        without = "".join(f", {count:,} {reason} left out" for reason, count in self.manifest["left_out"].items())
+        return f"{documents:,} {what}{plural}, {_human(size)} ({origin}){without}"
 
     def verify(self) -> None:
         """Read every shard and compare it with its hash. Raises InputError for the first that differs."""
@@ -219,6 +220,7 @@ def _write(build: Build, tokenizer: Tokenizer | Train, manifest: dict[str, Any])
         "tokenizer_sha256": store.fingerprint(tokenizer),
         "splits": splits,
         "copies": build.copies(),
+        "left_out": source.left_out,
     }
     build.tidy()
     files.write_atomic(build.folder / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False).encode())
@@ -276,10 +278,11 @@ def _train_key(train: Train, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _no_text(split: str, source: Source[Any]) -> InputError:
     if all(next(iter(source.records(name)), None) is None for name in source.splits):
         return InputError("there is no text: every file is empty", "look at data.path")
-    return InputError(
-        f"no document fell into the {split} split: there are too few to deal out",
-        "use more text, or data.split=position, which takes val and test from its end",
-    )
+    if source.record is Text:
+        what, way_out = "document", "use more text, or data.split=position, which takes val and test from its end"
+    else:
+        what, way_out = "example", f"use more of them, or a larger data.{split}_fraction"
+    return InputError(f"no {what} fell into the {split} split: there are too few to deal out", way_out)
 
 
 def _human(size: float) -> str:

@@ -58,7 +58,7 @@ class RowReader(ABC):
         known = sorted({AUTO, *_FORMATS.values()})
         if self.format not in known:
             raise InputError(f"{KEY}.format ({self.format}) must be one of {', '.join(known)}")
-        if self.delimiter is not None and len(self.delimiter) != 1:
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\n\r'):
             raise InputError(f"{KEY}.delimiter ({self.delimiter!r}) must be one character")
         check_encoding(self.encoding, f"{KEY}.encoding")
 

@@ -44,6 +44,11 @@ class Source(ABC, Generic[R]):
         take; None where nothing tells."""
         return None
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """How many records were left out for which reason, in words that follow the number, once all have been read."""
+        return {}
+
     @abstractmethod
     def records(self, split: str) -> Iterator[R]:
         """The split's records in a fixed order, one at a time in memory."""

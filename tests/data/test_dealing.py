@@ -128,6 +128,7 @@ def test_a_flaw_stops_or_is_counted():
         list(Listed(own).records("train"))
     assert caught.value.hint == "data.flaws=skip leaves such records out"
     source = Listed(own, flaws="skip")
+    assert source.left_out == {"flawed": 3}  # before anything else was read
     assert [len(records) for records in dealt(source).values()] == [25, 2]
     assert source.left_out == {"flawed": 3}
     assert dealt(source) and source.left_out == {"flawed": 3}

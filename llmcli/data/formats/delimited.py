@@ -13,6 +13,7 @@ from llmcli.data.formats.row import Row
 from llmcli.data.reader import Flaw
 
 DELIMITERS = (",", "\t", ";", "|")
+_TOO_LONG = f"a line of more than {LONGEST:,} characters"
 _LOOKED_AT = 50  # lines, to see which delimiter makes columns of them
 
 
@@ -70,10 +71,10 @@ def _values(fed: _Lines, name: str, delimiter: str, quotes: bool | None) -> Iter
         except StopIteration:
             return
         except csv.Error as err:
-            yield where, Flaw(where, _explained(err))
+            yield where, Flaw(where, _TOO_LONG if fed.too_long else _explained(err))
             continue
         if fed.too_long:
-            yield where, Flaw(where, f"a line of more than {LONGEST:,} characters")
+            yield where, Flaw(where, _TOO_LONG)
         elif len(values) > 1 or "".join(values).strip():
             yield where, values
 

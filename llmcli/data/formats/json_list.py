@@ -45,7 +45,7 @@ def _inside(text: _Text, name: str, root: str | None) -> Iterator[Row | Flaw]:
         text.skip(":")
         keys.append(str(key))
         is_list = text.peek() == "["
-        if is_list and root in (None, key) and not lists:
+        if is_list and (key == root or (root is None and not lists)):
             yield from _listed(text, name)
         else:
             text.value()
@@ -124,10 +124,12 @@ class _Text:
             if len(self.held) - self.at > LONGEST:
                 raise self._broken(f"{problem}, or a record of more than {LONGEST:,} characters")
             # twice as much each time, so that a long record is not parsed from its beginning too often
-            while len(self.held) - self.at < wanted:
-                if not self._more():
-                    raise self._broken(problem)
+            before = len(self.held) - self.at
+            while len(self.held) - self.at < wanted and self._more():
+                pass
             wanted = 2 * (len(self.held) - self.at)
+            if wanted == 2 * before:
+                raise self._broken(problem)
 
     def first_line(self) -> Iterator[str] | None:
         """All the text, where its first line is an object and another begins after it: JSON lines by another name."""
