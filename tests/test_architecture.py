@@ -161,7 +161,12 @@ HANDED_OVER = {
     "task": {"model", "optimizer", "schedule"},
     "tokenizer": {"texts"},
 }
-NEEDED = {"data=text": "data.path=corpus.txt"}  # what an option cannot do without
+NEEDED = {  # what an option cannot do without
+    "data=text": "data.path=corpus.txt",
+    "augment=synonyms": "augment.synonyms.path=synonyms.txt",
+    "augment=random_insertion": "augment.random_insertion.path=synonyms.txt",
+    "augment=neighbours": "augment.neighbours.path=vectors.txt",
+}
 
 
 def composed(group: str, option: str) -> DictConfig:
@@ -203,8 +208,10 @@ def test_the_keys_are_the_parameters_of_the_target(group, option):
     ("group", "option"),
     [each for each in OPTIONS if each.values[0] not in ("experiment", "logger", "callbacks")],
 )
-def test_every_option_builds(group, option, tmp_path):
-    (tmp_path / "corpus.txt").write_text("some text\n", encoding="utf-8")
+def test_every_option_builds(group, option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"corpus": "some text\n", "synonyms": "quick, fast\n", "vectors": "cat 1 0\ndog 0 1\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(content, encoding="utf-8")
     built = config.build(composed(group, option)[group])
     assert built is not None
     if group == "optimizer":

@@ -5,7 +5,7 @@ Shapes: B examples of a batch, T ids of its longest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -13,15 +13,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llmcli.data.augment import Augmentation, Ids
 from llmcli.data.examples import Examples
 from llmcli.data.records import Record, TaggedTokens
 from llmcli.data.samplers import Batches
 from llmcli.data.windows import Batch, Plan
 
-Ids = NDArray[Any]
 Row = dict[str, Any]
-# the example changed at random, and the ids of its texts then; (record, its number, epoch)
-Augment = Callable[[Record, int, int], tuple[Record, list[Ids]]]
 
 
 class Encode(Protocol):
@@ -54,7 +52,7 @@ class ExamplePlan(Plan):
         *,
         encode: Encode,
         seq_len: int,
-        augment: Augment | None = None,
+        augment: Augmentation | None = None,
     ) -> None:
         self.examples, self.batches = examples, batches
         self.encode, self.seq_len, self.augment = encode, seq_len, augment
@@ -63,17 +61,16 @@ class ExamplePlan(Plan):
         return len(self.batches)
 
     def batch(self, epoch: int, number: int) -> Batch:
-        rows = [self._row(int(example), epoch) for example in self.batches.numbers(epoch, number)]
+        examples, showings = self.batches.numbers(epoch, number)
+        rows = [self._row(*each, epoch) for each in zip(examples.tolist(), showings.tolist(), strict=True)]
         batch = collate(rows, self.encode.pad)
         batch["index"] = epoch * len(self) + number
         return batch
 
-    def _row(self, number: int, epoch: int) -> Row:
-        record = self.examples[number]
-        if self.augment is None:
-            ids = self.examples.ids(number)
-        else:
-            record, ids = self.augment(record, number, epoch)
+    def _row(self, number: int, showing: int, epoch: int) -> Row:
+        record, ids = self.examples[number], self.examples.ids(number)
+        if self.augment is not None:
+            record, ids = self.augment(record, ids, number=number, showing=showing, epoch=epoch)
         return self.encode(*shortened(record, ids, self.seq_len - self.encode.extra))
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pytorch_lightning as pl
 from numpy.typing import NDArray
 
-from llmcli.data.example_batches import Augment, Encode, ExamplePlan
+from llmcli.data.augment import Augmentation, SubwordSampling, Words
+from llmcli.data.example_batches import Encode, ExamplePlan
 from llmcli.data.examples import Examples
 from llmcli.data.loader import EpochLoader, PlanLoader
 from llmcli.data.prepare import Prepared
+from llmcli.data.records import KINDS
 from llmcli.data.samplers import Balanced, EvaluationBatches, Order, Shuffled, TrainingBatches, Weighted
 from llmcli.data.windows import Batch
 from llmcli.errors import InputError
+from llmcli.text.augment.base import Step
 
 TooLong = Literal["truncate", "drop", "error"]
 Balance = Literal["none", "over", "under"]
@@ -28,12 +31,15 @@ class ExampleData(pl.LightningDataModule):
     what becomes of others: "truncate", "drop" (from training; elsewhere they are cut) or "error". pool: batches sorted
     by length together (`TrainingBatches`). balance: every label equally often in an epoch, by showing examples of rare
     ones several times ("over") or leaving out those of frequent ones ("under"). label_weights: how much more often
-    examples of a label are shown, 1 for those it does not name. eval_size: examples of an evaluation batch; None is
-    twice `size`. accumulate: batches of one optimizer step.
+    examples of a label are shown, 1 for those it does not name. augment: steps that change training examples at random,
+    augment_share of them and anew each time; augment_words: what they take for a word (`Augmentation`). eval_size:
+    examples of an evaluation batch; None is twice `size`. accumulate: batches of one optimizer step.
 
     Raises InputError for sizes that cannot be, for examples that are too long under "error", and for a balance of
     examples that do not have one label each.
     """
+
+    gives: ClassVar[str] = "examples"
 
     def __init__(
         self,
@@ -42,7 +48,7 @@ class ExampleData(pl.LightningDataModule):
         seed: int,
         contiguous: bool,
         encode: Encode,
-        augment: Augment | None = None,
+        augment: Mapping[str, Step | SubwordSampling] | None = None,
         accumulate: int = 1,
         size: int,
         max_tokens: int | None,
@@ -51,6 +57,8 @@ class ExampleData(pl.LightningDataModule):
         pool: int,
         balance: Balance,
         label_weights: Mapping[str, float],
+        augment_share: float,
+        augment_words: Words,
         eval_size: int | None,
         num_workers: int,
     ) -> None:
@@ -71,7 +79,17 @@ class ExampleData(pl.LightningDataModule):
         if contiguous:
             raise InputError("batch=examples cannot train a task that carries its state from batch to batch")
         self.prepared, self.seed, self.accumulate = prepared, seed, accumulate
-        self.encode, self.augment = encode, augment
+        self.encode = encode
+        self.augment: Augmentation | None = None
+        if augment:
+            self.augment = Augmentation(
+                augment,
+                tokenizer=prepared.tokenizer,
+                record=KINDS[prepared.record],
+                words=augment_words,
+                share=augment_share,
+                seed=seed,
+            )
         self.size, self.max_tokens, self.seq_len, self.too_long = size, max_tokens, seq_len, too_long
         self.pool, self.balance, self.label_weights = pool, balance, label_weights
         self.eval_size, self.num_workers = eval_size or 2 * size, num_workers

@@ -96,8 +96,8 @@ class Batches(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def numbers(self, epoch: int, number: int) -> Numbers:
-        """Those of batch `number`."""
+    def numbers(self, epoch: int, number: int) -> tuple[Numbers, Numbers]:
+        """Those of batch `number`, (B,), and of each which of its showings in the epoch this is, from 0."""
 
 
 class TrainingBatches(Batches):
@@ -125,20 +125,20 @@ class TrainingBatches(Batches):
         self.order, self.lengths = order, lengths
         self.size, self.max_tokens, self.pool, self.seed = size, max_tokens, pool, seed
         self.rank, self.world = rank, world
-        self._epoch: tuple[int, Numbers, Numbers] | None = None
+        self._epoch: tuple[int, Numbers, Numbers, Numbers] | None = None
         self._length = len(self._cut(0)[1]) // (group * world) * group
 
     def __len__(self) -> int:
         return self._length
 
-    def numbers(self, epoch: int, number: int) -> Numbers:
+    def numbers(self, epoch: int, number: int) -> tuple[Numbers, Numbers]:
         if self._epoch is None or self._epoch[0] != epoch:
             numbers, bounds = self._cut(epoch)
-            bounds = _of_count(bounds, self._length * self.world)
-            self._epoch = epoch, numbers, _generator(self.seed, epoch, "batches").permutation(bounds)
-        _, numbers, bounds = self._epoch
+            bounds = _generator(self.seed, epoch, "batches").permutation(_of_count(bounds, self._length * self.world))
+            self._epoch = epoch, numbers, _showings(numbers), bounds
+        _, numbers, showings, bounds = self._epoch
         start, stop = bounds[number * self.world + self.rank]
-        return numbers[start:stop]
+        return numbers[start:stop], showings[start:stop]
 
     def _cut(self, epoch: int) -> tuple[Numbers, Numbers]:
         """The numbers of all ranks (N,) and where their batches begin and end (batches, 2)."""
@@ -165,9 +165,10 @@ class EvaluationBatches(Batches):
     def __len__(self) -> int:
         return len(self._bounds)
 
-    def numbers(self, epoch: int, number: int) -> Numbers:
+    def numbers(self, epoch: int, number: int) -> tuple[Numbers, Numbers]:
         start, stop = self._bounds[number]
-        return self._numbers[start:stop]
+        numbers = self._numbers[start:stop]
+        return numbers, np.zeros_like(numbers)
 
 
 def _generator(*parts: object) -> np.random.Generator:
@@ -187,6 +188,15 @@ def _cut(lengths: Numbers, size: int, max_tokens: int | None) -> Numbers:
                 first, longest = place, length
         starts = np.array(found)
     return np.stack((starts, np.append(starts[1:], len(lengths))), 1)
+
+
+def _showings(numbers: Numbers) -> Numbers:
+    """How often each of the numbers (N,) stands before its place."""
+    order = numbers.argsort(kind="stable")
+    ordered = numbers[order]
+    showings = np.empty_like(numbers)
+    showings[order] = np.arange(len(numbers)) - np.searchsorted(ordered, ordered)
+    return showings
 
 
 def _of_count(bounds: Numbers, count: int) -> Numbers:

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
+from llmcli.errors import InputError
+
 # Every tokenizer trained here starts with these ids, so that no later task has to resize an embedding.
 SPECIALS = ("<pad>", "<unk>", "<bos>", "<eos>", "<mask>", "<cls>", "<sep>")
 SPARES = tuple(f"<spare_{i}>" for i in range(9))
@@ -34,6 +36,16 @@ class Tokenizer(ABC):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [self.encode(text) for text in texts]
+
+    def encode_sampled(self, text: str, *, alpha: float, seed: int) -> list[int]:
+        """Ids that decode to the same text, of the many that do: the same for the same seed. alpha: how freely.
+
+        Raises InputError unless there are several ways to cut a text.
+        """
+        raise InputError(
+            "augment=[subword_sampling] needs a tokenizer that can cut a text in several ways",
+            "tokenizer=bpe or tokenizer=unigram",
+        )
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:

@@ -13,8 +13,10 @@ from __future__ import annotations
 import heapq
 import io
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Literal, Self, get_args
 
 import sentencepiece
@@ -34,6 +36,7 @@ _SPACE_UTF8 = _SPACE.encode()
 _SPACE_IDS = [_FIRST_BYTE + byte for byte in _SPACE_UTF8]
 # SentencePiece's own marks for the end of input, a space and an unknown character: its trainer refuses them in text.
 _MARKS = "\0\u2581\u2585"
+_SAMPLING = threading.Lock()
 
 
 def train(
@@ -136,6 +139,20 @@ class SubwordTokenizer(Tokenizer):
             if _SPACE_UTF8 in data:
                 ids[row] = self._encode_around_marks(data)
         return ids
+
+    def encode_sampled(self, text: str, *, alpha: float, seed: int) -> list[int]:
+        """BPE-dropout (Provilkov et al. 2020): each merge is left out with probability alpha. Unigram (Kudo 2018): one
+        way to cut the text, drawn with a probability proportional to its own to the power alpha.
+        """
+        parts = utf8_bytes(text).split(_SPACE_UTF8)
+        # SentencePiece has one seed for the process, and before version 0.2.3 a thread takes it up only once
+        with _SAMPLING, ThreadPoolExecutor(1) as fresh:
+            sentencepiece.set_random_generator_seed(seed % (2**32 - 1))  # 2^32 - 1 it takes for none
+            first, *others = fresh.submit(self._sampled, parts, alpha).result()
+        return [*first, *(index for row in others for index in (*_SPACE_IDS, *row))]
+
+    def _sampled(self, parts: Sequence[bytes], alpha: float) -> list[list[int]]:
+        return [self._processor.encode(part, enable_sampling=True, alpha=alpha, nbest_size=-1) for part in parts]
 
     def _encode_around_marks(self, data: bytes) -> list[int]:
         first, *others = self._processor.encode(data.split(_SPACE_UTF8))

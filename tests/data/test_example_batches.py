@@ -16,6 +16,8 @@ from llmcli.data.records import LabeledPair, LabeledText, TaggedTokens, to_plain
 from llmcli.data.source import Source
 from llmcli.errors import InputError
 from llmcli.losses import IGNORED
+from llmcli.text.augment.edits import RandomDeletion
+from llmcli.text.augment.typos import Typos
 from llmcli.tokenizers.byte import ByteTokenizer
 
 CLS, SEP = 5, 6
@@ -81,6 +83,8 @@ def module(tmp_path, records=None, val=None, encode=None, trainer=None, **change
         "pool": 4,
         "balance": "none",
         "label_weights": {},
+        "augment_share": 1.0,
+        "augment_words": "rule",
         "eval_size": None,
         "num_workers": 0,
     }
@@ -121,6 +125,14 @@ def equal(one, two):
     )
 
 
+def take(loader, count):
+    """The next `count` batches as a training loop sees them: epoch after epoch."""
+    found = []
+    while len(found) < count:
+        found += itertools.islice(loader, count - len(found))
+    return found
+
+
 def test_an_epoch_holds_every_example_with_its_label(tmp_path):
     data = module(tmp_path)
     assert sorted(texts(data.train_dataloader())) == pairs(TEXTS)
@@ -159,18 +171,57 @@ def test_tags_are_padded_with_what_the_encoder_says(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("changes", [{}, {"max_tokens": 200}, {"balance": "over"}])
 def test_a_loader_that_is_stopped_goes_on_where_it_was(tmp_path, num_workers, changes):
-    def take(loader, count):
-        found = []
-        while len(found) < count:
-            found += itertools.islice(loader, count - len(found))
-        return found
-
     expected = take(module(tmp_path, **changes).train_dataloader(), 30)
     stopped = module(tmp_path, num_workers=num_workers, **changes).train_dataloader()
     assert equal(take(stopped, 17), expected[:17])
     resumed = module(tmp_path, num_workers=num_workers, **changes).train_dataloader()
     resumed.load_state_dict(stopped.state_dict())
     assert equal(take(resumed, 13), expected[17:])
+
+
+STEPS = {"random_deletion": RandomDeletion(rate=0.3), "typos": Typos(rate=0.5, kinds=["key"])}
+SENTENCES = [LabeledText(f"one two three four five six {each.text}", each.labels) for each in TEXTS]
+
+
+def test_training_examples_are_changed_and_no_others(tmp_path):
+    data = module(tmp_path, SENTENCES, seq_len=100, augment=STEPS)
+    loader = data.train_dataloader()
+    first, second = texts(loader), texts(loader)
+    given = dict(pairs(SENTENCES))
+    assert len(first) == len(second) == 90 and sorted(first) != sorted(second)
+    assert sum(text in given for text, _ in first) < 10
+    assert sorted(label for _, label in first) == sorted(given.values())
+    assert sorted(texts(data.val_dataloader())) == pairs(SENTENCES[:30])
+    assert sorted(texts(data.eval_loader("train"))) == pairs(SENTENCES)
+    assert sorted(texts(module(tmp_path, SENTENCES, seq_len=100, augment={}).train_dataloader())) == pairs(SENTENCES)
+    some = texts(module(tmp_path, SENTENCES, seq_len=100, augment=STEPS, augment_share=0.5).train_dataloader())
+    assert 25 < sum(text in given for text, _ in some) < 70
+
+
+def test_an_example_is_changed_the_same_way_by_every_rank_worker_and_batch_size(tmp_path):
+    def changed(**changes):
+        data = [module(tmp_path, SENTENCES, augment=STEPS, seq_len=100, **changes)]
+        if "trainer" in changes:
+            data = [module(tmp_path, SENTENCES, augment=STEPS, seq_len=100, trainer=Rank(rank)) for rank in range(2)]
+        return sorted(pair for each in data for pair in texts(each.train_dataloader()))
+
+    usual = changed()
+    assert changed(num_workers=2) == changed(size=5, pool=1) == changed(trainer=Rank(0)) == usual
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_augmented_loader_goes_on_where_it_was(tmp_path, num_workers):
+    expected = take(module(tmp_path, SENTENCES, augment=STEPS).train_dataloader(), 20)
+    resumed = module(tmp_path, SENTENCES, augment=STEPS, num_workers=num_workers).train_dataloader()
+    resumed.load_state_dict({"epoch": 0, "position": 7})
+    assert equal(take(resumed, 13), expected[7:])
+
+
+def test_examples_that_are_repeated_for_balance_are_changed_each_time(tmp_path):
+    data = module(tmp_path, SENTENCES, augment=STEPS, balance="over", seq_len=100)
+    shown = [text for text, label in texts(data.train_dataloader()) if label == "pos"]
+    given = [each for each in SENTENCES if each.labels == ("pos",)]
+    assert len(shown) > 2 * len(given) and len(set(shown)) > 0.95 * len(shown)
 
 
 def test_ranks_share_training_and_validation(tmp_path):

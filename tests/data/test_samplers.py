@@ -20,7 +20,7 @@ def training(order=None, lengths=LENGTHS, seed=1, **changes):
 
 
 def batches(plan, epoch=0):
-    return [plan.numbers(epoch, number) for number in range(len(plan))]
+    return [plan.numbers(epoch, number)[0] for number in range(len(plan))]
 
 
 def counts(order, epoch=0):
@@ -103,9 +103,20 @@ def test_a_batch_follows_from_seed_epoch_and_number_alone(kind):
     whole = [each.tolist() for each in batches(training(order, seed=5, **kind), 4)]
     fresh = training(order, seed=5, **kind)  # asked for one batch alone, after another epoch
     fresh.numbers(0, 2)
-    assert fresh.numbers(4, 11).tolist() == whole[11]
+    assert fresh.numbers(4, 11)[0].tolist() == whole[11]
     assert batches(training(order, seed=6, **kind), 4)[11].tolist() != whole[11]
     assert batches(training(order, seed=5, **kind), 5)[11].tolist() != whole[11]
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_the_showings_of_an_example_are_counted(world):
+    order = Balanced(np.arange(100), GROUPS, each=70, seed=1)
+    ranks = [training(order, LENGTHS, rank=rank, world=world) for rank in range(world)]
+    found = [plan.numbers(0, number) for plan in ranks for number in range(len(plan))]
+    pairs = [pair for numbers, showings in found for pair in zip(numbers.tolist(), showings.tolist(), strict=True)]
+    assert len(pairs) == len(set(pairs)) > 190
+    times = counts(order)
+    assert all(0 <= showing < times[number] for number, showing in pairs)
 
 
 def padding(plan):
