@@ -174,6 +174,11 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
             trusted=configs.trusted(),
             otherwise="it cannot be continued exactly: put the old files back, or start a new run",
         )
+    if "train" not in prepared.splits:
+        raise InputError(
+            f"the data has no train split to learn from; it has: {', '.join(prepared.splits)}",
+            "it is there to score a run: llm eval ckpt=RUN data=...",
+        )
     if "val" not in prepared.splits:
         raise InputError(
             f"the data has no val split to validate on; it has: {', '.join(prepared.splits)}",
@@ -202,7 +207,8 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     coverage = None
     if resumed is None and cfg.get("embedding_init") is not None:
         coverage = embeddings.initialise(task, tokenizer, Path(str(cfg.embedding_init)))
-    data = batches(cfg, prepared, task, trusted=trusted, accumulate=settings.accumulate)
+    augment = configs.build(cfg.augment, trusted=trusted) if cfg.get("augment") else {}
+    data = batches(cfg, prepared, task, trusted=trusted, accumulate=settings.accumulate, augment=augment)
     data.eval_loader("val")  # refuses a split with nothing to score before there is a run folder
     per_epoch, per_batch = int(data.batches_per_epoch(ranks)), int(data.tokens_per_batch)
     budget = Budget.of(settings, batches_per_epoch=per_epoch, tokens_per_batch=per_batch, ranks=ranks)
@@ -257,12 +263,28 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
 
 
 def batches(
-    cfg: DictConfig, prepared: Prepared, task: Task, *, trusted: tuple[str, ...] | None, accumulate: int = 1
+    cfg: DictConfig,
+    prepared: Prepared,
+    task: Task,
+    *,
+    trusted: tuple[str, ...] | None,
+    accumulate: int = 1,
+    augment: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The data module of `cfg.batch`; examples are encoded as the task says."""
-    encode = {} if prepared.record == Text.__name__ else {"encode": cast(Any, task).encoder(prepared.tokenizer)}
+    """The data module of `cfg.batch`; examples are encoded as the task says.
+
+    augment: the steps that change training examples. Raises InputError for running text, which has none.
+    """
+    given: dict[str, Any] = {}
+    if prepared.record != Text.__name__:
+        given = {"encode": cast(Any, task).encoder(prepared.tokenizer), "augment": augment}
+    elif augment:
+        raise InputError(
+            f"augment=[{','.join(augment)}] changes labelled, tagged or paired examples; this data holds running text",
+            "leave out augment=",
+        )
     return configs.build(cfg.batch, trusted=trusted)(
-        prepared=prepared, seed=int(cfg.seed), contiguous=task.carries_state, accumulate=accumulate, **encode
+        prepared=prepared, seed=int(cfg.seed), contiguous=task.carries_state, accumulate=accumulate, **given
     )
 
 
