@@ -23,6 +23,7 @@ import sentencepiece
 
 from llmcli.errors import InputError
 from llmcli.tokenizers.base import RESERVED, Tokenizer
+from llmcli.tokenizers.cuts import PartEncoder, parts_of
 from llmcli.tokenizers.utf8 import utf8_bytes
 
 Algorithm = Literal["bpe", "unigram"]
@@ -104,18 +105,16 @@ def train(
 class SubwordTokenizer(Tokenizer):
     """A SentencePiece model whose first ids are the reserved ones and the 256 bytes.
 
-    num_threads: for `encode_batch`, -1 is one per core. Raises ValueError if `model` is something else, and
-    InputError from `encode` on a lone surrogate.
+    Raises ValueError if `model` is something else, and InputError from `encode` on a lone surrogate.
     """
 
     exact: ClassVar[bool] = True
 
-    def __init__(self, model: bytes, *, num_threads: int = -1) -> None:
+    def __init__(self, model: bytes) -> None:
         if not model:
             raise ValueError("the SentencePiece model is empty")
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self._num_threads = num_threads
         self.vocab_size: int = self._processor.vocab_size()
         self._pieces: list[str] = [self._processor.id_to_piece(i) for i in range(self.vocab_size)]
         expected = [*RESERVED, *(f"<0x{byte:02X}>" for byte in range(256))]
@@ -125,16 +124,26 @@ class SubwordTokenizer(Tokenizer):
         self._bytes += [bytes([byte]) for byte in range(256)]
         self._bytes += [piece.replace(_SPACE, " ").encode() for piece in self._pieces[_FIRST_PIECE:]]
 
+        learned = range(_FIRST_PIECE, self.vocab_size)
+        # Scores of byte-pair encoding are ranks; those of a unigram model are logarithms, whose rounded sums make the
+        # best way to cut a word depend on what stands before it.
+        ranked = all(self._processor.get_score(i).is_integer() for i in learned)
+        pattern = parts_of(map(self._pieces.__getitem__, learned)) if ranked else None
+        self._parts = PartEncoder(pattern, self._encode_whole) if pattern else None
+
     def encode(self, text: str) -> list[int]:
-        data = utf8_bytes(text)
-        if _SPACE_UTF8 in data:
-            return self._encode_around_marks(data)
-        ids: list[int] = self._processor.encode(data)
-        return ids
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        if self._parts is None:
+            return self._encode_whole(texts)
+        for text in texts:
+            utf8_bytes(text)  # refuses a lone surrogate by its place in the whole text
+        return self._parts(texts)
+
+    def _encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
         batch = [utf8_bytes(text) for text in texts]
-        ids: list[list[int]] = self._processor.encode(batch, num_threads=self._num_threads)
+        ids: list[list[int]] = self._processor.encode(batch, num_threads=1)  # preparing has processes instead
         for row, data in enumerate(batch):
             if _SPACE_UTF8 in data:
                 ids[row] = self._encode_around_marks(data)
