@@ -26,6 +26,7 @@ from llmcli.data.records import Record, Text
 from llmcli.data.shards import id_dtype
 from llmcli.data.source import Report, Source
 from llmcli.data.workers import WorkerLostError, Workers
+from llmcli.errors import InputError
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 
@@ -186,6 +187,12 @@ class _Texts:
         self.build = build
 
     def __iter__(self) -> Iterator[str]:
+        splits = self.build.source.splits
+        if "train" not in splits:
+            raise InputError(
+                f"the data has no train split to learn a tokenizer from; it has: {', '.join(splits)}",
+                "tokenizer=byte learns nothing; llm eval ckpt=RUN data=... brings the tokenizer of the run",
+            )
         seen, total = 0, self.build.size("train")
         for record in self.build.kept.records("train"):
             for text in record.texts():

@@ -82,7 +82,7 @@ class Prepared:
     @property
     def names(self) -> tuple[str, ...]:
         """The labels or tags of the train split, in alphabetical order."""
-        return tuple(self.manifest["splits"]["train"].get("names", {}))
+        return tuple(self.manifest["splits"].get("train", {}).get("names", {}))
 
     def _stats(self, name: str) -> dict[str, Any]:
         if name not in self.manifest["splits"]:
@@ -202,7 +202,7 @@ def prepare(
 def _write(build: Build, tokenizer: Tokenizer | Train, manifest: dict[str, Any]) -> None:
     source = build.source
     build.clean()
-    if not isinstance(tokenizer, Tokenizer) and build.empty("train"):
+    if not isinstance(tokenizer, Tokenizer) and "train" in source.splits and build.empty("train"):
         raise _no_text("train", source)
     tokenizer = build.tokenizer(tokenizer)
     if manifest["eos"] and tokenizer.eos_id is None:

@@ -16,9 +16,11 @@ import llmcli
 from llmcli.data import build, encode
 from llmcli.data.columns import Column
 from llmcli.data.prepare import prepare
+from llmcli.data.records import Text
+from llmcli.data.source import TextSource
 from llmcli.errors import InputError, LLMError
 from llmcli.text.normalize import lowercase, unicode_normalize
-from llmcli.tokenizers import char
+from llmcli.tokenizers import byte, char
 from llmcli.tokenizers.byte import ByteTokenizer
 
 TEXT = "Première ligne.\nSecond line.\n\nA third one, longer than the others.\n"
@@ -181,8 +183,10 @@ import os, signal, sys, time
 from functools import partial
 from pathlib import Path
 from llmcli.data.prepare import prepare
+from llmcli.data.records import Text
+from llmcli.data.source import TextSource
 from llmcli.data.readers.text import TextFiles
-from llmcli.tokenizers import char
+from llmcli.tokenizers import byte, char
 
 def train(texts):
     Path(sys.argv[2]).open("a").write("trained\\n")
@@ -235,3 +239,27 @@ def test_progress_is_reported(corpus, text_files):
 def test_the_description_counts_documents_and_bytes(corpus, text_files):
     prepared = prepare(text_files(corpus), tokenizer=ByteTokenizer(), tokenizer_key={})
     assert prepared.describe().startswith("1 document, 1.4 kB (corpus.txt, sha ")
+
+
+class OnlyTest(TextSource):
+    splits = ("test",)
+
+    def fingerprint(self):
+        return {}
+
+    def describe(self):
+        return "a test"
+
+    def records(self, split):
+        assert split == "test"
+        yield Text(TEXT)
+
+
+def test_data_without_a_train_split_is_prepared_with_a_tokenizer_that_learns_nothing():
+    prepared = prepare(OnlyTest(eos=True), tokenizer=byte.train, tokenizer_key={})
+    assert (
+        prepared.splits == ("test",) and prepared.names == () and len(prepared.split("test")) == len(TEXT.encode()) + 1
+    )
+    with pytest.raises(InputError, match="no train split to learn a tokenizer from; it has: test") as raised:
+        prepare(OnlyTest(eos=True), tokenizer=partial(char.train, min_frequency=1), tokenizer_key={"char": 1})
+    assert raised.value.hint.startswith("tokenizer=byte learns nothing")
