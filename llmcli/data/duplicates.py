@@ -1,8 +1,8 @@
 """Texts that stand twice: leakage from val and test into train, and repeats inside train.
 
 Only train ever loses an example. A long document of running text is known by its first million characters, so that
-memory stays at those; what is remembered of the others is one number each (`Exact`, about 90 bytes), or a signature
-(`Near`, about 2 kB).
+memory stays at those; what is remembered of the others is one number each (`Exact`, about 100 bytes), or a signature
+(`Near`, about 4 kB).
 """
 
 from __future__ import annotations
