@@ -1,4 +1,4 @@
-"""The Python API: `llmcli.load(run).generate(...)` and `.evaluate(...)`."""
+"""The Python API: `llmcli.load(run).generate(...)`, `.predict(...)` and `.evaluate(...)`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from llmcli import checkpoint, runs
 from llmcli.decoding.generate import Generation, generate
 from llmcli.decoding.sample import Sample
+from llmcli.errors import InputError
 from llmcli.evaluation import score
 
 
@@ -64,6 +65,15 @@ class Run:
                 self.task, self.tokenizer, prompts, strategy=strategy, max_new_tokens=max_new_tokens,
                 num_samples=num_samples, stop=stop, seed=seed, unknown=unknown,
             )  # fmt: skip
+
+    def predict(self, text: str | Sequence[str], *, top: int = 10) -> list[dict[str, Any]]:
+        """What the run's task answers to each text, as `llm predict` prints it. Raises InputError where it has none."""
+        if not hasattr(self.task, "predict"):
+            raise InputError(f"{self.path} is a {type(self.task).__name__} run, which predicts nothing about a text")
+        texts = [text] if isinstance(text, str) else list(text)
+        with torch.inference_mode():
+            answers: list[dict[str, Any]] = self.task.predict(texts, self.tokenizer, top=top)
+        return answers
 
     def evaluate(
         self, *, split: str | None = None, data: dict[str, Any] | None = None, stride: int | None = None

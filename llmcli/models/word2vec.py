@@ -84,13 +84,13 @@ class _SkipGram(torch.autograd.Function):
         """centres (G, C, D), outputs (G, S + N, D) with the negatives last, near (G, C, S) bool -> scalar."""
         size = near.size(2)
         scores = torch.bmm(centres, outputs.transpose(1, 2))  # (G, C, S + N)
-        scores[:, :, :size].neg_()  # the loss of a score is now softplus(score), of a pair and of a negative alike
-        times = near.to(scores.dtype)
-        noise = (weight * times.sum(-1, keepdim=True)).expand(-1, -1, scores.size(2) - size)
-        times = torch.cat((times, noise), 2)  # (G, C, S + N): how often each score counts
-        loss = -(F.logsigmoid(-scores) * times).sum()
+        times = torch.empty_like(scores)  # how often each score counts
+        pairs = times[:, :, :size].copy_(near)
+        times[:, :, size:] = weight * pairs.sum(-1, keepdim=True)
+        # softplus(score) for a negative, softplus(-score) = softplus(score) - score for a pair
+        loss = -torch.dot(F.logsigmoid(-scores).ravel(), times.ravel()) - (scores[:, :, :size] * pairs).sum()
         gradient = scores.sigmoid_().mul_(times)
-        gradient[:, :, :size].neg_()
+        gradient[:, :, :size].sub_(pairs)
         ctx.save_for_backward(torch.bmm(gradient, outputs), torch.bmm(gradient.transpose(1, 2), centres))
         return loss
 
