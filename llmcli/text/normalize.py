@@ -40,30 +40,22 @@ def fix_mojibake(
     restore_byte_a0: bool,
     fix_c1_controls: bool,
 ) -> str:
-    """Repair text that was decoded with the wrong encoding (`Ã©` for `é`), as ftfy does (Speer 2019).
+    """Repair lines that were decoded with the wrong encoding (`Ã©` for `é`), as ftfy does (Speer 2019).
 
-    The options carry ftfy's names. Its fixers that have nothing to do with encodings are off.
+    The options carry ftfy's names; its fixers that have nothing to do with encodings are not used.
     """
     if text.isascii():
         return text
     ftfy = require("ftfy", extra="text", purpose="clean=[mojibake]")
-    fixed: str = ftfy.fix_text(
-        text,
+    # fix_text, which splits lines itself, does not hand the options on (ftfy 6.3)
+    settings = ftfy.TextFixerConfig(
         replace_lossy_sequences=replace_lossy_sequences,
         decode_inconsistent_utf8=decode_inconsistent_utf8,
         restore_byte_a0=restore_byte_a0,
         fix_c1_controls=fix_c1_controls,
-        unescape_html=False,
-        remove_terminal_escapes=False,
-        fix_latin_ligatures=False,
-        fix_character_width=False,
-        uncurl_quotes=False,
-        fix_line_breaks=False,
-        fix_surrogates=False,
-        remove_control_chars=False,
-        normalization=None,
     )
-    return fixed
+    lines = text.split("\n")
+    return "\n".join(line if line.isascii() else ftfy.fix_encoding(line, settings) for line in lines)
 
 
 def remove_control(text: str, *, keep: str) -> str:
