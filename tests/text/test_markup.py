@@ -56,7 +56,7 @@ def test_escaped_text_comes_back(step, text):
 @given(st.lists(st.sampled_from(TAGS)))
 def test_broken_markup_keeps_its_words(step, tags):
     text = step("html")("first" + "".join(tags) + "last")
-    assert text.startswith("first") and text.endswith("last")
+    assert "first" in text and "last" in text  # the parser moves what may not stand in a table before it
     assert "<" not in text
 
 
