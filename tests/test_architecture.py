@@ -155,6 +155,7 @@ OPTIONS = [
 # What the program itself hands to a partial; everything else stands in the YAML.
 HANDED_OVER = {
     "clean": {"text"},
+    "data": {"text"},
     "batch": {"prepared", "seed", "contiguous", "accumulate", "encode"},
     "optimizer": {"module"},
     "schedule": {"progress", "step"},
@@ -163,6 +164,9 @@ HANDED_OVER = {
 }
 NEEDED = {  # what an option cannot do without
     "data=text": "data.path=corpus.txt",
+    "data=labeled_text": "data.path=corpus.txt",
+    "data=labeled_pairs": "data.path=corpus.txt",
+    "data=text_pairs": "data.path=corpus.txt",
     "augment=synonyms": "augment.synonyms.path=synonyms.txt",
     "augment=random_insertion": "augment.random_insertion.path=synonyms.txt",
     "augment=neighbours": "augment.neighbours.path=vectors.txt",

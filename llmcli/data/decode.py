@@ -15,6 +15,8 @@ from llmcli.data.open_file import Content, contents
 from llmcli.errors import InputError, require
 
 AUTO = "auto"
+# what has an encoding of its own, or none
+BINARY = frozenset({".parquet", ".pq", ".arrow", ".feather", ".epub", ".pdf", ".warc", ".wet"})
 LONGEST = 1 << 24  # characters of one record, such as a line of a table
 _SAMPLE = 1 << 16  # bytes that an encoding is guessed from
 _MARKS = {
@@ -30,6 +32,7 @@ _COMMON = frozenset(
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年，。！？：；（）《》"
 )
 # how accented letters mostly stand in Latin text, and letters of other scripts do not
+_CHARSET = re.compile(rb"""(?:charset|encoding)\s*=\s*["']?\s*([a-zA-Z0-9._-]+)""")
 _ALONE = re.compile(rb"(?<![\x80-\xff])[\x80-\xff](?![\x80-\xff])")
 # codecs that charset-normalizer is asked about; more, and short texts come out as the rarest of them
 _FOREIGN = ("gb18030", "big5", "cp932", "euc_jp", "cp949", "cp1251", "koi8_r")
@@ -93,18 +96,22 @@ def encodings(files: Sequence[Path]) -> MappingProxyType[str, str]:
     return _encodings(tuple(files), tuple((stat.st_size, stat.st_mtime_ns) for stat in stats))
 
 
+def read_as(files: Sequence[Path]) -> str:
+    """What was found out, in words that follow where a text is from: ", read as gb18030", nothing for UTF-8."""
+    found = sorted(set(encodings(files).values()) - {"utf-8"})
+    return f", read as {', '.join(found)}" if found else ""
+
+
 @lru_cache(maxsize=64)
 def _encodings(files: tuple[Path, ...], _: tuple[tuple[int, int], ...]) -> MappingProxyType[str, str]:
-    return MappingProxyType({content.name: _encoding(content) for content in contents(files)})
+    texts = (content for content in contents(files) if content.suffix not in BINARY)
+    return MappingProxyType({content.name: _encoding(content) for content in texts})
 
 
 def _encoding(content: Content) -> str:
     data = content.stream.read(open_file.BLOCK)
-    for mark, encoding in _MARKS.items():
-        if data.startswith(mark):
-            return encoding
-    if unmarked := _wide(data):
-        return unmarked
+    if wide := _marked(data) or _wide(data):
+        return wide
     decoder, ascii_so_far = codecs.getincrementaldecoder("utf-8")(), True
     while data:
         try:
@@ -117,6 +124,10 @@ def _encoding(content: Content) -> str:
     return guess(rest) if rest and ascii_so_far else "utf-8"
 
 
+def _marked(data: bytes) -> str:
+    return next((encoding for mark, encoding in _MARKS.items() if data.startswith(mark)), "")
+
+
 def _wide(data: bytes) -> str:
     """UTF-16 without a mark has a zero for every other byte of Latin text."""
     even, odd = data[: 1 << 12 : 2], data[1 : 1 << 12 : 2]
@@ -124,6 +135,19 @@ def _wide(data: bytes) -> str:
         if zeros and zeros.count(0) > 0.4 * len(zeros) and others.count(0) < 0.1 * len(others):
             return encoding
     return ""
+
+
+def page_text(data: bytes, charset: str = "") -> str:
+    """The text of a web page: in UTF-8 where it is, else as its header `charset` or the page itself says, else guessed.
+    What cannot be decoded becomes U+FFFD."""
+    said = _CHARSET.search(data[:4096])
+    for encoding in ("utf-8-sig", charset, said[1].decode("ascii") if said else ""):
+        try:
+            if encoding and codecs.lookup(encoding)._is_text_encoding:
+                return data.decode(encoding)
+        except (LookupError, UnicodeError, ValueError):
+            continue
+    return data.decode(_marked(data) or guess(data[:_SAMPLE]), "replace")
 
 
 def guess(sample: bytes) -> str:
@@ -167,9 +191,10 @@ def _not_decodable(err: UnicodeError, name: str, encoding: str, base: int, key: 
         f"{name} is not {said}: byte 0x{err.object[err.start]:02x} at offset {base + err.start:,} "
         f'("{before.split(" ")[-1]}?").'
     )
-    marked = next((mark for mark in _MARKS if base == 0 and err.object.startswith(mark)), None)
     try:
-        likely = _MARKS[marked] if marked else guess(err.object[max(0, err.start - 64) : err.start + _SAMPLE])
+        likely = (_marked(err.object) if base == 0 else "") or guess(
+            err.object[max(0, err.start - 64) : err.start + _SAMPLE]
+        )
     except InputError as missing:
         return InputError(message, missing.hint)
     return InputError(f"{message} It looks like {likely}.", f"{key}={likely} reads it{replace}")

@@ -6,7 +6,8 @@ import glob
 import os
 from pathlib import Path
 
-from llmcli.data.open_file import real_file
+from llmcli.data.cache import sha256_file
+from llmcli.data.open_file import kind, real_file
 from llmcli.errors import InputError
 
 
@@ -35,3 +36,9 @@ def find(path: str, key: str = "data.path") -> list[Path]:
         if not os.access(real_file(file)[0], os.R_OK):
             raise InputError(f"{key}: {file} may not be read by you", f"chmod u+r {file}")
     return sorted(found)
+
+
+def identity(file: Path) -> list[str]:
+    """Content and kind of a file, for fingerprints: the end of its name may say how it is read."""
+    on_disk, inside = real_file(file)
+    return ["".join(kind(on_disk.name)), sha256_file(on_disk), *([inside] if inside else [])]

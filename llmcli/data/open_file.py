@@ -120,7 +120,7 @@ def _plain(path: Path) -> Iterator[Content]:
     suffix, compression = kind(path.name)
     with path.open("rb") as raw:
         if compression:
-            yield Content(str(path), suffix, _unpacked(raw, compression, _Meter.of(path, path)))
+            yield Content(str(path), suffix, _unpacked(raw, compression, Meter.of(path, path)))
         else:
             yield Content(str(path), suffix, raw, path)
 
@@ -140,14 +140,14 @@ def _chosen(archive: Path, patterns: Sequence[str]) -> Iterator[Content]:
 
 def _members(archive: Path) -> Iterator[Content]:
     suffix, compression = kind(archive.name)
-    meter = _Meter.of(archive, archive)
+    meter = Meter.of(archive, archive)
     with archive.open("rb") as raw:
         packed: IO[bytes] = _unpacked(raw, compression, meter) if compression else raw
         yield from _zip_members(archive, packed, meter) if suffix == ".zip" else _tar_members(archive, packed)
 
 
-def _zip_members(archive: Path, packed: IO[bytes], meter: _Meter) -> Iterator[Content]:
-    with _translated(str(archive)):
+def _zip_members(archive: Path, packed: IO[bytes], meter: Meter) -> Iterator[Content]:
+    with translated(str(archive)):
         if not packed.seekable():
             raise InputError(f"{archive}: an archive inside a compressed file is not read", "unpack it first")
         whole = zipfile.ZipFile(packed)
@@ -155,17 +155,17 @@ def _zip_members(archive: Path, packed: IO[bytes], meter: _Meter) -> Iterator[Co
         name = f"{archive}/{info.filename}"
         if info.is_dir() or _hidden(info.filename):
             continue
-        with _translated(name):
+        with translated(name):
             raw = whole.open(info)
         with raw:
             yield _member(name, io.BufferedReader(_Watched(raw, meter.called(name)), BLOCK), meter)
 
 
 def _tar_members(archive: Path, packed: IO[bytes]) -> Iterator[Content]:
-    with _translated(str(archive)):
+    with translated(str(archive)):
         whole = tarfile.open(fileobj=packed, mode="r|", bufsize=BLOCK)  # noqa: SIM115  closes nothing of its own
     while True:
-        with _translated(str(archive)):
+        with translated(str(archive)):
             info = whole.next()
         if info is None:
             while packed.read(BLOCK):  # to its end, where its checksum stands
@@ -174,15 +174,15 @@ def _tar_members(archive: Path, packed: IO[bytes]) -> Iterator[Content]:
         if not info.isfile() or _hidden(info.name):
             continue
         name = f"{archive}/{info.name}"
-        with _translated(name):
+        with translated(name):
             raw = whole.extractfile(info)
         assert raw is not None
         # what a plain tar holds is as large as the file: only what is compressed inside it can grow
-        meter = _Meter.of(archive, name)
+        meter = Meter.of(archive, name)
         yield _member(name, io.BufferedReader(_Watched(raw, meter), BLOCK), meter)
 
 
-def _member(name: str, stream: IO[bytes], meter: _Meter) -> Content:
+def _member(name: str, stream: IO[bytes], meter: Meter) -> Content:
     suffix, compression = kind(name)
     if suffix in _ARCHIVES:
         raise InputError(f"{name}: an archive inside an archive is not read", "unpack the outer one first")
@@ -193,7 +193,7 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
 
 
-def _unpacked(raw: IO[bytes], compression: str, meter: _Meter) -> IO[bytes]:
+def _unpacked(raw: IO[bytes], compression: str, meter: Meter) -> IO[bytes]:
     opened: dict[str, Callable[[IO[bytes]], Any]] = {
         ".gz": lambda file: gzip.GzipFile(fileobj=file),
         ".bz2": bz2.BZ2File,
@@ -203,18 +203,22 @@ def _unpacked(raw: IO[bytes], compression: str, meter: _Meter) -> IO[bytes]:
     return io.BufferedReader(_Watched(opened[compression](raw), meter), BLOCK)
 
 
-class _Meter:
+class Meter:
     """How many bytes came out of a file so far, and how many may. Shared by the members of an archive."""
 
     def __init__(self, name: str, size: int, counted: list[int]) -> None:
         self.name, self.size, self.counted = name, size, counted
 
     @classmethod
-    def of(cls, file: Path, name: object) -> _Meter:
-        return cls(str(name), file.stat().st_size, [0])
+    def of(cls, file: Path, name: object) -> Meter:
+        return cls.of_size(str(name), file.stat().st_size)
 
-    def called(self, name: str) -> _Meter:
-        return _Meter(name, self.size, self.counted)
+    @classmethod
+    def of_size(cls, name: str, size: int) -> Meter:
+        return cls(name, size, [0])
+
+    def called(self, name: str) -> Meter:
+        return Meter(name, self.size, self.counted)
 
     def count(self, came: int) -> None:
         self.counted[0] += came
@@ -235,14 +239,14 @@ def _most_expansion() -> int:
 class _Watched(io.RawIOBase):
     """A stream whose errors name the file, and whose bytes are counted."""
 
-    def __init__(self, inner: Any, meter: _Meter) -> None:
+    def __init__(self, inner: Any, meter: Meter) -> None:
         self.inner, self.meter = inner, meter
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with _translated(self.meter.name):
+        with translated(self.meter.name):
             data = self.inner.read(len(buffer))
         self.meter.count(len(data))
         buffer[: len(data)] = data
@@ -277,7 +281,7 @@ class _Zstandard:
 
 
 @contextmanager
-def _translated(name: str) -> Iterator[None]:
+def translated(name: str) -> Iterator[None]:
     """Errors of the decompressors as InputErrors that name the file; those of the disk stay what they are."""
     try:
         yield

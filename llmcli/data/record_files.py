@@ -8,11 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from llmcli.data.cache import sha256_file
 from llmcli.data.dealing import DealtRecords
-from llmcli.data.decode import AUTO, encodings
-from llmcli.data.find_files import find
-from llmcli.data.open_file import is_archive, members, real_file
+from llmcli.data.decode import AUTO, read_as
+from llmcli.data.find_files import find, identity
+from llmcli.data.open_file import is_archive, members
 from llmcli.data.published_files import PublishedFiles
 from llmcli.data.reader import Flaw, Reader
 from llmcli.data.records import Record
@@ -96,23 +95,14 @@ class RecordFiles(DealtRecords):
         kind = type(self.reader)
         return {
             "reader": [f"{kind.__module__}.{kind.__qualname__}", asdict(self.reader)],  # type: ignore[call-overload]
-            "files": {name: [_identity(file) for file in self.files(name)] for name in self.own_splits},
+            "files": {name: [identity(file) for file in self.files(name)] for name in self.own_splits},
             **self.dealing(),
         }
 
     def describe(self) -> str:
         files = [file for name in self.own_splits for file in self.files(name)]
         origin = self._published.origin if self._published else _common_name(files)
-        if getattr(self.reader, "encoding", "") != AUTO:
-            return origin
-        found = sorted(set(encodings(files).values()) - {"utf-8"})
-        return f"{origin}, read as {', '.join(found)}" if found else origin
-
-
-def _identity(file: Path) -> list[str]:
-    """Content and kind: the end of its name may say how it is read."""
-    on_disk, inside = real_file(file)
-    return ["".join(on_disk.suffixes).lower(), sha256_file(on_disk), *([inside] if inside else [])]
+        return origin + (read_as(files) if getattr(self.reader, "encoding", "") == AUTO else "")
 
 
 def _own_files(path: str) -> dict[str, list[Path]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from llmcli.data.prepare import Prepared, prepare
 from llmcli.data.readers.text import TextFiles
 from llmcli.data.shards import ShardFile, TokenShards
+from llmcli.text.markup import html_to_text
 from llmcli.tokenizers.byte import ByteTokenizer
 
 
@@ -37,6 +39,7 @@ def text_files():
             "errors": "strict",
             "key": "text",
             "document": "file",
+            "page": partial(html_to_text, drop=["head", "script"], bullet="- ", cell="\t", alt=False),
             "split": "auto",
             "val_fraction": 0.0,
             "test_fraction": 0.0,
