@@ -44,8 +44,8 @@ Ids = NDArray[Any]
 Pieces = Sequence[str | None]  # text, and None for each hidden word between
 Words = Literal["rule", "jieba"]
 
-# the fields whose words may change, which are the first of the record's texts
-_CHANGED: dict[type[Record], tuple[str, ...]] = {
+# the fields whose words may change and labels stay true, which are the first of the record's texts
+CHANGED: dict[type[Record], tuple[str, ...]] = {
     LabeledText: ("text",),
     LabeledPair: ("first", "second"),
     TextPair: ("source",),
@@ -88,7 +88,7 @@ class Augmentation:
         share: float,
         seed: int,
     ) -> None:
-        known: list[type[Record]] = [*_CHANGED, TaggedTokens]
+        known: list[type[Record]] = [*CHANGED, TaggedTokens]
         if record not in known:
             raise InputError(
                 f"augment=[{','.join(steps)}] cannot change {record.__name__} records and keep them true",
@@ -118,7 +118,7 @@ class Augmentation:
             tokens, tags = to_tags(record.tokens, record.tags, self.steps, rng)
             written = tuple(MASK if token is None else token for token in tokens)
             return replace(record, tokens=written, tags=tuple(tags)), [self._encode([each], rng) for each in tokens]
-        names, texts = _CHANGED[type(record)], record.texts()
+        names, texts = CHANGED[type(record)], record.texts()
         pieces: list[Pieces] = [[text] for text in texts]
         if self.steps:
             pieces[: len(names)] = [to_text(text, self.steps, self.segmenter, rng) for text in texts[: len(names)]]
