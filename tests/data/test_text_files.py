@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -145,3 +146,12 @@ def test_impossible_options(tmp_path, text_files, option, value, message):
     (tmp_path / "a.txt").write_text("text", encoding="utf-8")
     with pytest.raises(InputError, match=message):
         text_files(tmp_path, **{option: value})
+
+
+def test_the_size_of_a_split_is_told_by_the_files_unless_they_are_compressed(tmp_path, text_files):
+    (tmp_path / "a.txt").write_bytes(b"x" * 1000)
+    (tmp_path / "b.txt").write_bytes(b"x" * 500)
+    source = text_files(tmp_path, val_fraction=0.1, test_fraction=0.2)
+    assert [source.size(split) for split in ("train", "val", "test")] == [1050, 150, 300]
+    (tmp_path / "c.txt.gz").write_bytes(gzip.compress(b"x"))
+    assert text_files(tmp_path).size("train") is None
