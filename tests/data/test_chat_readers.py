@@ -149,9 +149,9 @@ def test_what_is_no_preference(read, given_object, what):
 
 
 QUICK = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-keys = st.sampled_from(
-    "messages conversations instruction input output history system prompt chosen rejected role content from value".split()
-)
+shape_keys = ["messages", "conversations", "instruction", "input", "output", "history", "system"]
+answer_keys = ["prompt", "chosen", "rejected", "role", "content", "from", "value"]
+keys = st.sampled_from([*shape_keys, *answer_keys])
 anything = st.recursive(
     st.none()
     | st.integers()
