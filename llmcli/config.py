@@ -176,9 +176,10 @@ def build(node: Any, /, *, trusted: tuple[str, ...] | None = None, **extra: Any)
         check_targets(OmegaConf.to_container(node, resolve=False), key.partition(".")[0], trusted)
     try:
         if not isinstance(node, DictConfig) or "_target_" not in node:
-            return instantiate(node, _convert_="all", **extra)
+            built = instantiate(node, _convert_="all", **extra)
+            return {name: _direct(value) for name, value in built.items()} if isinstance(built, dict) else built
         # called by us, not by Hydra, which would copy `extra` and turn dataclasses into configs
-        partial = instantiate(node, _convert_="all", _partial_=True)
+        partial = _direct(instantiate(node, _convert_="all", _partial_=True))
         constructor = functools.partial(partial, **extra)
         return constructor if node.get("_partial_", False) else constructor()
     except InstantiationException as err:
@@ -187,6 +188,16 @@ def build(node: Any, /, *, trusted: tuple[str, ...] | None = None, **extra: Any)
         raise InputError(f"{key or 'config'}: {_first_line(err)}") from err
     except (ValueError, TypeError) as err:
         raise _with_key(err, key) from err
+
+
+def _direct(built: Any) -> Any:
+    """A partial without Hydra's check of its target at every call, which takes longer than a schedule or a cleaning step.
+
+    What may be named was checked before it was built.
+    """
+    if not isinstance(built, functools.partial):
+        return built
+    return functools.partial(_direct(built.func), *built.args, **built.keywords)
 
 
 def _compose(

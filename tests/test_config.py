@@ -14,7 +14,9 @@ from omegaconf import OmegaConf
 
 from llmcli import config
 from llmcli.errors import InputError
+from llmcli.optim import schedules
 from llmcli.schema import mismatch
+from llmcli.text.normalize import lowercase
 
 
 class Toy:
@@ -280,3 +282,9 @@ def test_a_bug_in_a_constructor_stays_what_it_is(nested):
     cfg = toy(inner=bad) if nested else OmegaConf.create({"model": bad})
     with pytest.raises(KeyError, match="a bug"):
         config.build(cfg.model)
+
+
+def test_partials_call_their_target_without_asking_hydra_each_time():
+    cfg = config.compose("train", ["schedule=linear", "clean=[lowercase]"])
+    assert config.build(cfg.schedule).func is schedules.linear
+    assert config.build(cfg.clean)["lowercase"].func is lowercase

@@ -22,7 +22,7 @@ class Cleaning:
                 raise InputError(
                     f"clean.{name}: {step!r} is no cleaning step", "a step needs _target_ and _partial_: true"
                 )
-        self.steps = tuple(map(_direct, steps.values()))
+        self.steps = tuple(steps.values())
 
     def __bool__(self) -> bool:
         return bool(self.steps)
@@ -51,11 +51,6 @@ class Cleaning:
     def key(self) -> list[Any]:
         """What the steps are, in plain values: names and settings."""
         return [_key(step) for step in self.steps]
-
-
-def _direct(step: Clean) -> Clean:
-    """The step without Hydra's check at every call of a partial, which takes longer than most steps do."""
-    return partial(_direct(step.func), *step.args, **step.keywords) if isinstance(step, partial) else step
 
 
 def _key(step: Clean) -> list[Any]:
