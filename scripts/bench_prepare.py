@@ -74,21 +74,11 @@ def tokenizer(folder: Path):
 
 
 def prepared(folder: Path, path: Path, workers: int):
+    from llmcli import config
     from llmcli.data.prepare import prepare
-    from llmcli.data.readers.text import TextFiles
 
-    source = TextFiles(
-        path=str(path),
-        encoding="utf-8",
-        errors="strict",
-        key="text",
-        document="file",
-        split="document",
-        val_fraction=0.0,
-        test_fraction=0.0,
-        seed=0,
-        eos=True,
-    )
+    options = [f"data.path={config.quoted(str(path))}", "data.val_fraction=0", "data.split=document"]
+    source = config.build(config.compose("prepare", ["data=text", *options]).data)
     made = {"tokenizer": tokenizer(folder), "tokenizer_key": {}, "workers": workers}
     return prepare(source, cache_dir=folder / "cache", **made)
 
@@ -136,6 +126,7 @@ def speed(folder: Path, megabytes: int, rounds: int) -> None:
             command = [sys.executable, __file__, "once", "--folder", str(folder), "--what", what, "--path", str(path)]
             line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
             found.setdefault(what, []).append(json.loads(line))
+            print(what, line.strip(), flush=True)
     for what, each in found.items():
         wall, cpu = (statistics.median(size / one[key] for one in each) for key in ("seconds", "cpu"))
         print(f"{what:20} {wall:6.1f} MB/s   {cpu:6.1f} MB per second of processor   {each[0]['tokens']:,} tokens")
@@ -162,6 +153,8 @@ def memory(folder: Path, sizes: list[int]) -> None:
                     found["own"] += info.rss - info.shared  # without mapped files and libraries
                 peaks = {name: max(peaks[name], found[name]) for name in peaks}
                 time.sleep(0.1)
+            if process.returncode:
+                raise SystemExit(process.returncode)
             mib = {name: value / 2**20 for name, value in peaks.items()}
             print(
                 f"{what} {megabytes:,} MB: peak {mib['rss']:,.0f} MiB, {mib['own']:,.0f} without mapped files",
