@@ -145,11 +145,10 @@ def _read(source: Source[Any], split: str, sample: int, seed: int, report: Repor
             empty += blank
             blank, length = True, 0
         for part in pieces([record.text], PASSAGE) if isinstance(record, Text) else (record,):
-            place = offered if offered < sample else chance.randrange(offered + 1)
             offered += 1
-            if place == len(drawn):
+            if offered <= sample:
                 drawn.append(part)
-            elif place < sample:
+            elif (place := chance.randrange(offered)) < sample:
                 drawn[place] = part
         if characters >= READ:
             whole = False

@@ -167,6 +167,16 @@ def test_a_large_split_is_looked_at_in_part_and_says_so(tmp_path, monkeypatch):
         facts_of(source, tmp_path, sample=0)
 
 
+def test_the_sample_is_of_its_size_and_takes_from_everywhere():
+    source = Made(train=[LabeledText(str(i), ("x",)) for i in range(40)])
+    drawn = Counter()
+    for seed in range(400):
+        sample = surveys._read(source, "train", 10, seed, lambda *_: None)["drawn"]
+        assert len({each.text for each in sample}) == 10
+        drawn.update(each.text for each in sample)
+    assert len(drawn) == 40 and 60 < min(drawn.values()) <= max(drawn.values()) < 145  # 100 each, sd 8.7
+
+
 @given(st.lists(st.integers(0, 5000), min_size=1))
 def test_every_length_has_its_bin(lengths):
     found = distribution(lengths)
