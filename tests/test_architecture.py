@@ -167,6 +167,8 @@ NEEDED = {  # what an option cannot do without
     "data=labeled_text": "data.path=corpus.txt",
     "data=labeled_pairs": "data.path=corpus.txt",
     "data=text_pairs": "data.path=corpus.txt",
+    "data=hf": "data.path=owner/name",
+    "data=hf_text": "data.path=owner/name",
     "augment=synonyms": "augment.synonyms.path=synonyms.txt",
     "augment=random_insertion": "augment.random_insertion.path=synonyms.txt",
     "augment=neighbours": "augment.neighbours.path=vectors.txt",

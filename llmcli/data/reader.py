@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from llmcli.data.records import Record
 from llmcli.errors import InputError
@@ -25,6 +25,11 @@ class Flaw:
 
     def error(self) -> InputError:
         return InputError(f"{self.where}: {self.what}", self.hint or "data.flaws=skip leaves such records out")
+
+
+def options_of(reader: Any) -> list[Any]:
+    """A reader's name and options in plain values."""
+    return [f"{type(reader).__module__}.{type(reader).__qualname__}", asdict(reader)]
 
 
 class Reader(Protocol):

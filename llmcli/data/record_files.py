@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from llmcli.data.decode import AUTO, read_as
 from llmcli.data.find_files import find, identity
 from llmcli.data.open_file import is_archive, members
 from llmcli.data.published_files import PublishedFiles
-from llmcli.data.reader import Flaw, Reader
+from llmcli.data.reader import Flaw, Reader, options_of
 from llmcli.data.records import Record
 from llmcli.data.source import Report
 from llmcli.errors import InputError
@@ -92,9 +91,8 @@ class RecordFiles(DealtRecords):
         return self.reader.read(self.files(own_split))
 
     def fingerprint(self) -> dict[str, Any]:
-        kind = type(self.reader)
         return {
-            "reader": [f"{kind.__module__}.{kind.__qualname__}", asdict(self.reader)],  # type: ignore[call-overload]
+            "reader": options_of(self.reader),
             "files": {name: [identity(file) for file in self.files(name)] for name in self.own_splits},
             **self.dealing(),
         }

@@ -7,6 +7,8 @@ import io
 import zipfile
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pypdf
 import pytest
 import yaml
@@ -149,6 +151,14 @@ def test_crawls(texts):
     assert texts("a.warc.wet.gz", gzip.compress(warc(("text/plain", b"words"), kind="conversion"))) == ["words"]
     with pytest.raises(InputError, match=r"a\.warc is not a whole WARC file"):
         texts("a.warc", b"some text\n" * 100)
+
+
+def test_lists_of_records(texts, tmp_path):
+    assert texts("a.json", b'[{"text": "one"}, {"text": ["two", "lines"]}]') == ["one", "two\nlines"]
+    pyarrow.parquet.write_table(pyarrow.table({"body": ["one", "two"]}), tmp_path / "b.parquet")
+    assert texts("a.parquet", (tmp_path / "b.parquet").read_bytes(), key="body") == ["one", "two"]
+    with pytest.raises(InputError, match=r'a\.parquet, row 1: no field "text"; the fields are: body'):
+        texts("a.parquet", (tmp_path / "b.parquet").read_bytes())
 
 
 def test_the_encoding_of_a_page():

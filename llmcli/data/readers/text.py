@@ -33,7 +33,7 @@ class TextFiles(TextSource):
     path: a file, a folder or an archive (read with their sub-folders) or a glob. What a file is, its name says: an HTML
     page, a book in EPUB, a PDF, a crawl in WARC or WET, a list of records (JSON lines, JSON, Parquet, Arrow), else
     plain text. encoding: of plain text, JSON and HTML; "auto" finds it out for each file. key: the field of a record
-    that holds the text. document: what is one document of a file; a record and a page of a crawl always are. page: from
+    that holds the text, or a list of its lines. document: what is one document of a file; a record and a page of a crawl always are. page: from
     HTML to text. split: "document" deals whole documents by a hash, "position" takes val and test from the end of the
     text, "auto" is "position" for a few whole files.
 
@@ -179,6 +179,8 @@ class TextFiles(TextSource):
                 f'{row.where}: no field "{self.key}"; the fields are: {have}', "data.key=FIELD chooses one"
             )
         value = row.values[self.key]
+        if isinstance(value, list) and all(isinstance(line, str) for line in value):
+            value = "\n".join(value)
         if not isinstance(value, str):
             raise InputError(f'{row.where}: field "{self.key}" must be text, not {str(value)[:40]}')
         return well_formed(value)
