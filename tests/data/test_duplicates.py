@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from llmcli import config
 from llmcli.catalog import Catalog, config_dir
-from llmcli.catalog import keys as keys_of
 from llmcli.data.duplicates import HEAD, Exact, Kept, Near, shingles
 from llmcli.data.prepare import prepare
 from llmcli.data.records import LabeledPair, LabeledText, Preference, TaggedTokens, Text, TextPair, Turn
@@ -267,11 +266,8 @@ OPTIONS = Catalog([config_dir()]).options("data")
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_only_what_is_the_users_own_loses_leaks_by_default(option):
-    keys = {key.name: key.default for key in keys_of(option.path)}
-    published = any(name.startswith("url") and value != "null" for name, value in keys.items())
-    published = published or "# licence:" in option.path.read_text("utf-8")  # one that must be unpacked first
     chosen = config.compose("train", [f"data={option.name}"]).duplicates
-    assert (chosen.drop_leaks, chosen.drop_repeats) == (keys.get("path") == "null" and not published, False)
+    assert (chosen.drop_leaks, chosen.drop_repeats) == ("your own" in option.meaning, False)
 
 
 def test_your_own_text_loses_what_leaks_and_the_line_says_so(llm, tmp_path):
