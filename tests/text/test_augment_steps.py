@@ -239,12 +239,24 @@ def test_tags_follow_their_tokens():
     assert tagged(("Rome", 3), ("York", 1))[1] == ["B-LOC", "B-LOC"]
 
 
-def test_a_new_token_belongs_to_the_entity_around_it_alone():
-    assert tagged(("New", 0), ("old", 5, True), ("York", 1))[1] == ["B-LOC", "I-LOC", "I-LOC"]
-    assert tagged(("New", 0), ("old", 5, True), ("big", 5, True), ("York", 1))[1] == ["B-LOC", *["I-LOC"] * 3]
+def test_a_new_token_belongs_to_no_entity():
     assert tagged(("York", 1), ("old", 1, True), ("Rome", 3))[1] == ["B-LOC", "O", "B-LOC"]
-    assert tagged(("York", 1), ("old", 1, True))[1] == ["B-LOC", "O"]
     assert tagged(("old", 1, True), ("York", 1))[1] == ["O", "B-LOC"]
+    assert to_tags(["a", "b"], ["DT", "NN"], [Fixed(("a", 0), ("c", 1, True), ("b", 1))], random.Random(0))[1] == [
+        "DT", "NN", "NN",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["swap", "insertion"])
+def test_no_step_tears_an_entity_apart(thesaurus, name):
+    step = RandomSwap(rate=1.0, distance=None) if name == "swap" else RandomInsertion(rate=1.0, path=thesaurus)
+    orders = set()
+    for seed in range(60):
+        found, follow = to_tags(TOKENS, TAGS, [step], random.Random(seed))
+        assert follow.count("B-LOC") == 2 and follow.count("I-LOC") == 1
+        assert found[found.index("New") + 1] == "York"
+        orders.add(tuple(found))
+    assert len(orders) > 10
 
 
 def test_one_token_that_becomes_two(thesaurus):
@@ -279,6 +291,8 @@ def test_tags_stay_valid_and_true(sentence, seed):
     assert len(found) == len(follow) and is_valid(follow)
     kinds = {token: tag[2:] for token, tag in zip(tokens, tags, strict=True)}
     assert all(token is None or kinds[token] == tag[2:] for token, tag in zip(found, follow, strict=True))
+    begun = [sum(tag[0] == "B" for tag in each) for each in (tags, follow)]
+    assert begun[1] <= begun[0], "an entity is not torn apart"
 
 
 @given(sentences(), st.integers(0, 999))

@@ -37,24 +37,19 @@ def to_tags(
 ) -> tuple[list[str | None], list[str]]:
     """The changed tokens and their tags, valid where they were: spans of entities in IOB2, or one tag for each token.
 
-    A token takes its tag along. Tokens of one entity that no longer stand together are entities of their own. A new
-    token in the midst of an entity belongs to it, another one to none; where tags are no spans it has that of the word
-    that it was made from.
+    A token takes its tag along. The tokens of an entity are moved together, and two entities never become one. A new
+    token belongs to no entity; where tags are no spans it has that of the word that it was made from.
     """
-    edits = edited(tokens, steps, rng)
-    words = [edit.word for edit in edits]
     if not all(tag == "O" or tag[:2] in ("B-", "I-") for tag in tags):
-        return words, [tags[edit.source] for edit in edits]
+        edits = edited(tokens, steps, rng)
+        return [edit.word for edit in edits], [tags[edit.source] for edit in edits]
     entities = _entities(tags)
+    edits = edited(tokens, steps, rng, together=entities)
     owners = [None if edit.new else entities[edit.source] for edit in edits]
-    for place in (place for place, edit in enumerate(edits) if edit.new and place):
-        after = next((entities[edit.source] for edit in edits[place:] if not edit.new), None)
-        if after == owners[place - 1]:
-            owners[place] = after
     found = []
     for last, owner in pairwise([None, *owners]):
         found.append("O" if owner is None else ("I-" if owner == last else "B-") + tags[owner][2:])
-    return words, found
+    return [edit.word for edit in edits], found
 
 
 def _entities(tags: Sequence[str]) -> list[int | None]:

@@ -25,9 +25,14 @@ class Edit(NamedTuple):
 
 
 class Step(ABC):
-    """Words and a generator -> what becomes of them. `masks`: some may come out hidden."""
+    """Words and a generator -> what becomes of them.
+
+    masks: some may come out hidden. moves: it moves words as they are or puts others in, and so could tear apart what
+    belongs together.
+    """
 
     masks: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, words: Words, rng: random.Random) -> list[Edit]: ...
@@ -52,13 +57,43 @@ class WordStep(Step):
         """Another word, or words between spaces; None where there is none."""
 
 
-def edited(words: Words, steps: Iterable[Step], rng: random.Random) -> list[Edit]:
-    """What the steps, one after the other, make of the words; sources are places in `words`."""
+def edited(
+    words: Words, steps: Iterable[Step], rng: random.Random, together: Sequence[int | None] | None = None
+) -> list[Edit]:
+    """What the steps, one after the other, make of the words; sources are places in `words`.
+
+    together: words side by side with the same number are moved as one, and nothing is put in between; None: any may be.
+    """
     edits = [Edit(word, place) for place, word in enumerate(words)]
     for step in steps:
+        if together is not None and step.moves:
+            edits = _moved(edits, step, rng, together)
+            continue
         found = step([edit.word for edit in edits], rng)
         edits = [Edit(each.word, edits[each.source].source, each.new or edits[each.source].new) for each in found]
     return edits
+
+
+def _moved(edits: list[Edit], step: Step, rng: random.Random, together: Sequence[int | None]) -> list[Edit]:
+    units: list[list[Edit]] = []
+    last = None
+    for edit in edits:
+        number = None if edit.new else together[edit.source]
+        if number is not None and number == last:
+            units[-1].append(edit)
+        else:
+            units.append([edit])
+        last = number
+    words = [None if any(each.word is None for each in unit) else _joined(unit) for unit in units]
+    moved: list[Edit] = []
+    for each in step(words, rng):
+        unit = units[each.source]
+        moved += [Edit(each.word, unit[0].source, new=True)] if each.new else unit
+    return moved
+
+
+def _joined(unit: list[Edit]) -> str:
+    return " ".join(edit.word or "" for edit in unit)
 
 
 def checked(rate: float) -> float:

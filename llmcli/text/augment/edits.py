@@ -28,6 +28,8 @@ class RandomSwap(Step):
     distance: at most so many places apart; None: any two.
     """
 
+    moves: ClassVar[bool] = True
+
     def __init__(self, *, rate: float, distance: int | None) -> None:
         self.rate, self.distance = checked(rate), distance
 

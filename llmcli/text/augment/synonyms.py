@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import ClassVar
 
 from llmcli.errors import InputError
 from llmcli.text.augment.base import Edit, Step, Words, WordStep, checked, times
@@ -23,6 +24,8 @@ class Synonyms(WordStep):
 
 class RandomInsertion(Step):
     """A synonym of some word is put in at any place, `rate` times as often as there are words."""
+
+    moves: ClassVar[bool] = True
 
     def __init__(self, *, rate: float, path: str) -> None:
         self.rate = checked(rate)
