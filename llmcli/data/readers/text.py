@@ -33,9 +33,9 @@ class TextFiles(TextSource):
     path: a file, a folder or an archive (read with their sub-folders) or a glob. What a file is, its name says: an HTML
     page, a book in EPUB, a PDF, a crawl in WARC or WET, a list of records (JSON lines, JSON, Parquet, Arrow), else
     plain text. encoding: of plain text, JSON and HTML; "auto" finds it out for each file. key: the field of a record
-    that holds the text, or a list of its lines. document: what is one document of a file; a record and a page of a crawl always are. page: from
-    HTML to text. split: "document" deals whole documents by a hash, "position" takes val and test from the end of the
-    text, "auto" is "position" for a few whole files.
+    that holds the text, or a list of its lines. document: what is one document of a file; a record and a page of a
+    crawl always are. page: from HTML to text. split: "document" deals whole documents by a hash, "position" takes val
+    and test from the end of the text, "auto" is "position" for a few whole files.
 
     Raises InputError for a path with nothing to read, unknown options, and text that cannot be decoded or parsed.
     """

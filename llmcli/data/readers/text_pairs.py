@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import ClassVar
 
-from llmcli.data.decode import AUTO, LONGEST, encodings, lines, text_of
+from llmcli.data.decode import LONGEST
 from llmcli.data.formats.row import Column, Row
-from llmcli.data.open_file import contents
 from llmcli.data.reader import Flaw
+from llmcli.data.readers.text_lines import numbered
 from llmcli.data.records import Record, TextPair
 from llmcli.data.rows import KEY, RowReader
 from llmcli.errors import InputError
@@ -47,7 +47,8 @@ class TextPairRows(RowReader):
 
     def _parallel(self, source: Path, target: Path) -> Iterator[TextPair | Flaw]:
         """The lines of two files side by side. Raises InputError, with both counts, where one has more."""
-        with closing(self._lines(source)) as left, closing(self._lines(target)) as right:
+        left, right = ((line for _, _, line in numbered([file], self.encoding)) for file in (source, target))
+        with closing(left), closing(right):
             for number, (first, second) in enumerate(zip_longest(left, right), start=1):
                 if first is None or second is None:
                     rest = 1 + sum(1 for _ in (left if second is None else right))
@@ -62,12 +63,6 @@ class TextPairRows(RowReader):
                     yield Flaw(where, f"the {'target' if first.strip() else 'source'} is empty")
                 else:
                     yield TextPair(first, second)
-
-    def _lines(self, file: Path) -> Generator[str, None, None]:
-        found = encodings([file]) if self.encoding == AUTO else {}
-        for content in contents([file]):
-            encoding = found.get(content.name, self.encoding)
-            yield from lines(text_of(content, encoding=encoding, key=f"{KEY}.encoding"))
 
 
 def _called(side: Column, files: Sequence[Path]) -> list[Path]:
