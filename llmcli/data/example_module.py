@@ -118,10 +118,16 @@ class ExampleData(pl.LightningDataModule):
         tokens = int(self._lengths(self._train)[batches.order.numbers(0)].sum())
         return max(1, round(tokens / len(batches)))
 
-    def too_long_counts(self, split: str) -> tuple[int, int]:
-        """How many examples of a split have more than `seq_len` ids, and how many it has."""
-        examples = self._examples(split)
-        return int((self._whole_lengths(examples) > self.seq_len).sum()), len(examples)
+    @property
+    def remark(self) -> str:
+        """How many examples of each split are longer than `seq_len`, and what becomes of them; "" where none is."""
+        found = []
+        for split in self.prepared.splits:
+            lengths = self._whole_lengths(self._examples(split))
+            if too_long := int((lengths > self.seq_len).sum()):
+                fate = "left out" if split == "train" and self.too_long == "drop" else "cut"
+                found.append(f"{too_long:,} of {len(lengths):,} in {split} ({fate})")
+        return f"longer than batch.seq_len ({self.seq_len:,}): {', '.join(found)}" if found else ""
 
     def train_dataloader(self) -> PlanLoader:
         batches = self._training(*self._rank_and_world())

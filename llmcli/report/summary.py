@@ -29,6 +29,8 @@ def introduce(parts: Parts) -> None:
     ui.say("data", f"{choices.get('data')}   {prepared.describe()}   {when}")
     if twice := in_words(prepared.manifest):
         ui.say("duplicates", twice)
+    if remark := getattr(parts.data, "remark", ""):
+        ui.say("batches", remark)
     per_token = prepared.count("characters", "train") / max(1, prepared.count("tokens", "train"))
     ui.say(
         "tokenizer",

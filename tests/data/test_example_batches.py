@@ -267,11 +267,14 @@ def test_labels_are_balanced(tmp_path):
 def test_long_examples_are_cut_dropped_or_refused(tmp_path):
     long = [each for each in TEXTS if len(each.text) > 18]
     data = module(tmp_path, seq_len=20)
-    assert data.too_long_counts("train") == (len(long), 90)
+    few = sum(each in long for each in TEXTS[:30])
+    found = f"longer than batch.seq_len (20): {len(long)} of 90 in train (%s), {few} of 30 in val (cut)"
+    assert data.remark == found % "cut" and module(tmp_path).remark == ""
     cut = [LabeledText(each.text[:18], each.labels) for each in TEXTS]
     assert sorted(texts(data.train_dataloader())) == pairs(cut)
     dropping = module(tmp_path, seq_len=20, too_long="drop")
     assert sorted(texts(dropping.train_dataloader())) == pairs([each for each in TEXTS if each not in long])
+    assert dropping.remark == found % "left out"
     assert sorted(texts(dropping.val_dataloader())) == pairs(cut[:30]), "a figure is of all examples"
     with pytest.raises(InputError, match=r"example \d+ of the train split has \d+ ids, more than batch.seq_len \(20\)"):
         module(tmp_path, seq_len=20, too_long="error")
