@@ -13,36 +13,48 @@ from llmcli.errors import InputError
 from llmcli.optim.groups import decay_groups, finish
 
 
-def adagrad(module: nn.Module, *, lr: float, initial_accumulator: float, weight_decay: float, l1: float) -> Optimizer:
+def adagrad(
+    module: nn.Module, *, lr: float, initial_accumulator: float, per_row: bool, weight_decay: float, l1: float
+) -> Optimizer:
     """`initial_accumulator` is where each sum starts: larger values damp the first steps.
 
-    For a module with sparse look-up tables it updates only the rows that a batch has touched. Raises InputError for
-    weight decay or L1 there, which would touch all.
+    per_row: one sum, of the mean squares of its gradients, for each row of a matrix, and one for a vector: steps keep
+    the direction of the gradient, as in PyTorch-BigGraph (Lerer et al. 2019). For a module with sparse look-up tables
+    only the rows that a batch has touched are updated. Raises InputError for weight decay or L1 there, which would
+    touch all, and for weight decay per row.
     """
     groups = decay_groups(module, lr=lr, weight_decay=weight_decay, l1=l1)
-    if any(isinstance(each, nn.Embedding | nn.EmbeddingBag) and each.sparse for each in module.modules()):
-        if weight_decay or l1:
-            raise InputError(
-                f"optimizer.weight_decay ({weight_decay}) and l1 ({l1}) must be 0 with sparse gradients",
-                "model.sparse=false updates every row at every step, slowly",
-            )
-        return SparseAdagrad(groups, initial_accumulator=initial_accumulator)
+    sparse = any(isinstance(each, nn.Embedding | nn.EmbeddingBag) and each.sparse for each in module.modules())
+    if sparse and (weight_decay or l1):
+        raise InputError(
+            f"optimizer.weight_decay ({weight_decay}) and l1 ({l1}) must be 0 with sparse gradients",
+            "model.sparse=false updates every row at every step, slowly",
+        )
+    if per_row and weight_decay:
+        raise InputError(f"optimizer.weight_decay ({weight_decay}) must be 0 with optimizer.per_row")
+    if sparse or per_row:
+        return finish(SparseAdagrad(groups, initial_accumulator=initial_accumulator, per_row=per_row))
     return finish(torch.optim.Adagrad(groups, lr=lr, initial_accumulator_value=initial_accumulator))
 
 
 class SparseAdagrad(Optimizer):
     """The numbers of torch.optim.Adagrad, from the rows that have a gradient alone; dense gradients work too.
 
-    torch's own builds a sparse tensor for each of its intermediate results, which takes longer than the rest.
+    torch's own builds a sparse tensor for each of its intermediate results, which takes longer than the rest. per_row:
+    one sum for each row.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], *, initial_accumulator: float, eps: float = 1e-10) -> None:
+    def __init__(
+        self, groups: list[dict[str, Any]], *, initial_accumulator: float, per_row: bool, eps: float = 1e-10
+    ) -> None:
         if initial_accumulator < 0:
             raise InputError(f"optimizer.initial_accumulator ({initial_accumulator}) must be at least 0")
         super().__init__(groups, {"eps": eps})
         for group in self.param_groups:
             for parameter in group["params"]:
-                self.state[parameter]["sum"] = torch.full_like(parameter, initial_accumulator)
+                total = torch.full_like(_squares(parameter.detach(), per_row), initial_accumulator)
+                self.state[parameter]["sum"] = total
+        self._per_row = per_row
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -53,21 +65,25 @@ class SparseAdagrad(Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    _update(parameter, self.state[parameter]["sum"], lr=group["lr"], eps=group["eps"])
+                    self._update(parameter, self.state[parameter]["sum"], lr=group["lr"], eps=group["eps"])
         return loss
 
+    def _update(self, parameter: Tensor, total: Tensor, *, lr: float, eps: float) -> None:
+        gradient = parameter.grad
+        assert gradient is not None
+        if not gradient.is_sparse:
+            total.add_(_squares(gradient, self._per_row))
+            parameter.addcdiv_(gradient, total.sqrt().add_(eps), value=-lr)
+            return
+        # what coalesce() does, in half its time
+        rows, places = torch.unique(gradient._indices()[0], return_inverse=True)
+        parts = gradient._values()
+        values = parts.new_zeros(len(rows), *parts.shape[1:]).index_add_(0, places, parts)
+        sums = total.index_select(0, rows).add_(_squares(values, self._per_row))
+        total.index_copy_(0, rows, sums)
+        parameter.index_add_(0, rows, values.div_(sums.sqrt_().add_(eps)), alpha=-lr)
 
-def _update(parameter: Tensor, total: Tensor, *, lr: float, eps: float) -> None:
-    gradient = parameter.grad
-    assert gradient is not None
-    if not gradient.is_sparse:
-        total.addcmul_(gradient, gradient)
-        parameter.addcdiv_(gradient, total.sqrt().add_(eps), value=-lr)
-        return
-    # what coalesce() does, in half its time
-    rows, places = torch.unique(gradient._indices()[0], return_inverse=True)
-    parts = gradient._values()
-    values = parts.new_zeros(len(rows), *parts.shape[1:]).index_add_(0, places, parts)
-    squares = total.index_select(0, rows).addcmul_(values, values)  # (rows, D)
-    total.index_copy_(0, rows, squares)
-    parameter.index_add_(0, rows, values.div(squares.sqrt_().add_(eps)), alpha=-lr)
+
+def _squares(values: Tensor, per_row: bool) -> Tensor:
+    """The squares of a gradient, or for each row their mean: (R, D) -> (R, D) or (R, 1); of a vector (D,) -> (1,)."""
+    return values.square().mean(-1, keepdim=True) if per_row else values.square()

@@ -25,7 +25,7 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 6) -> N
 def test_sparse_gradients_give_what_dense_ones_give(accumulator: float):
     sparse, dense = tables(sparse=True), tables(sparse=False)
     before = sparse[0].weight.detach().clone()
-    optimizer = adagrad(sparse, lr=0.1, initial_accumulator=accumulator, weight_decay=0.0, l1=0.0)
+    optimizer = adagrad(sparse, lr=0.1, initial_accumulator=accumulator, per_row=False, weight_decay=0.0, l1=0.0)
     assert isinstance(optimizer, SparseAdagrad)
     reference = torch.optim.Adagrad(dense.parameters(), lr=0.1, initial_accumulator_value=accumulator)
     train(sparse, optimizer)
@@ -36,16 +36,38 @@ def test_sparse_gradients_give_what_dense_ones_give(accumulator: float):
     assert not torch.equal(sparse[0].weight[:6], before[:6])
 
 
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_a_row_moves_along_its_gradient(is_sparse: bool):
+    """By lr * g / sqrt(the sum over steps of the mean of the row's g^2)."""
+    table = nn.Embedding(3, 4, sparse=is_sparse)
+    before = table.weight.detach().clone()
+    optimizer = adagrad(table, lr=0.5, initial_accumulator=0.0, per_row=True, weight_decay=0.0, l1=0.0)
+    gradients, total = torch.tensor([[1.0, -2.0, 0.0, 3.0], [0.5, 0.0, 0.0, 1.0]]), 0.0
+    for gradient in gradients:
+        optimizer.zero_grad()
+        (table(torch.tensor([1])) @ gradient).sum().backward()
+        optimizer.step()
+        total += float(gradient.square().mean())
+        before[1] -= 0.5 * gradient / total**0.5
+        torch.testing.assert_close(table.weight.detach(), before)
+    assert optimizer.state[table.weight]["sum"].shape == (3, 1)
+
+
+def test_weight_decay_by_rows_is_refused():
+    with pytest.raises(InputError, match=r"weight_decay \(0.1\) must be 0 with optimizer.per_row"):
+        adagrad(tables(sparse=False), lr=0.1, initial_accumulator=0.0, per_row=True, weight_decay=0.1, l1=0.0)
+
+
 @pytest.mark.parametrize("changes", [{"weight_decay": 0.1}, {"l1": 0.1}])
 def test_what_would_touch_every_row_is_refused(changes: dict[str, float]):
-    settings = {"lr": 0.1, "initial_accumulator": 0.0, "weight_decay": 0.0, "l1": 0.0, **changes}
+    settings = {"lr": 0.1, "initial_accumulator": 0.0, "per_row": False, "weight_decay": 0.0, "l1": 0.0, **changes}
     with pytest.raises(InputError, match="must be 0 with sparse gradients"):
         adagrad(tables(sparse=True), **settings)
 
 
 def test_a_resumed_optimizer_goes_on_exactly():
     whole, halves = tables(sparse=True), tables(sparse=True)
-    settings = {"lr": 0.1, "initial_accumulator": 0.0, "weight_decay": 0.0, "l1": 0.0}
+    settings = {"lr": 0.1, "initial_accumulator": 0.0, "per_row": False, "weight_decay": 0.0, "l1": 0.0}
     train(whole, adagrad(whole, **settings), steps=6)
     first = adagrad(halves, **settings)
     train(halves, first, steps=3)
