@@ -19,7 +19,7 @@ _SPACE = "\u2581"  # in pieces
 # neighbouring characters alone, so a piece that is one part lies across no cut, wherever in a text it stands. (ASCII
 # comes first among the signs because that is faster.)
 _PARTS = (re.compile(r" *(?:[^\W\d_]+|(?:[!-@\[-`{-~\t\n]+|[^\w ]+|\d+)+)| +"), re.compile(r" *[^ ]+| +"))
-_REMEMBERED = 1 << 17  # parts, about 30 MB; then all are forgotten, and the frequent ones are soon back
+_REMEMBERED = 1 << 16  # parts, about 15 MB; then all are forgotten, and the frequent ones are soon back
 _LONGEST = 32  # characters of a part that may return
 
 
