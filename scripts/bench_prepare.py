@@ -174,12 +174,13 @@ def loader(folder: Path, path: Path) -> None:
         eval_size=None,
         num_workers=0,
     )
-    batches = iter(data.train_dataloader())
+    plan = data.train_dataloader()
+    batches = iter(plan)
     begun = time.perf_counter()
     next(batches)
     first = time.perf_counter() - begun
     taken = []
-    for _ in range(2_000):
+    for _ in range(min(2_000, len(plan) - 1)):
         begun = time.perf_counter()
         next(batches)
         taken.append(time.perf_counter() - begun)
