@@ -33,7 +33,7 @@ def received(monkeypatch):
 
 
 def _replace(monkeypatch, run):
-    for name in ("train", "evaluate", "generate", "prepare", "runs"):
+    for name in ("train", "evaluate", "generate", "prepare", "data", "runs"):
         module = types.ModuleType(f"llmcli.commands.{name}")
         module.run = run
         monkeypatch.setitem(sys.modules, f"llmcli.commands.{name}", module)
