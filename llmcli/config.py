@@ -191,7 +191,7 @@ def build(node: Any, /, *, trusted: tuple[str, ...] | None = None, **extra: Any)
 
 
 def _direct(built: Any) -> Any:
-    """A partial without Hydra's check of its target at every call, which takes longer than a schedule or a cleaning step.
+    """A partial without Hydra's check of its target at every call, which takes longer than many a function here.
 
     What may be named was checked before it was built.
     """

@@ -38,8 +38,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     launch = configs.launch()
     if cfg.resume is not None:
         return _resume(cfg, launch)
+    check_pair(cfg, launch.choices)  # first: what does not go together may not even have the keys of the other
     configs.validate(cfg)
-    check_pair(cfg, launch.choices)
     return _train(cfg, launch.choices, run_dir=launch.run_dir)
 
 
