@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -112,10 +112,18 @@ def _tasks_with(attribute: str, value: str) -> str:
 
 
 def prepare_data(
-    cfg: DictConfig, tokenizer: Tokenizer | None = None, *, trusted: tuple[str, ...] | None = None
+    cfg: DictConfig,
+    tokenizer: Tokenizer | None = None,
+    *,
+    trusted: tuple[str, ...] | None = None,
+    source: Source[Any] | None = None,
 ) -> Prepared:
-    """Read, clean, tokenize and write shards, or find them in the cache. With `tokenizer`, that one is used."""
-    source = configs.build(cfg.data, trusted=trusted)
+    """Read, clean, tokenize and write shards, or find them in the cache.
+
+    tokenizer: one that exists, instead of that of the config. source: of `data` that the user named, which needs no
+    trust where the rest of the config does.
+    """
+    source = source or configs.build(cfg.data, trusted=trusted)
     try:
         with ui.Meter(in_bytes=True) as meter:
             return prepare(
@@ -187,6 +195,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     tokenizer = prepared.tokenizer
     ids = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
     counts = prepared.manifest["splits"]["train"].get("names", {})
+    _check_labels(counts)
     labels = {"names": list(counts), "name_counts": list(counts.values())}
     cfg = configs.with_facts(cfg, {"vocab_size": tokenizer.vocab_size, **ids, **labels})
     settings: TrainerSettings = configs.build(cfg.trainer, trusted=trusted)
@@ -286,6 +295,13 @@ def batches(
     return configs.build(cfg.batch, trusted=trusted)(
         prepared=prepared, seed=int(cfg.seed), contiguous=task.carries_state, accumulate=accumulate, **given
     )
+
+
+def _check_labels(names: Iterable[str]) -> None:
+    """Labels stand in the run's config, where OmegaConf would take some texts for what they are not."""
+    for name in names:
+        if "${" in name or name == "???":
+            raise InputError(f"the label {name[:40]!r} cannot be kept in a run's config", "write it in another way")
 
 
 def _check_optimizer(task: Task) -> None:

@@ -12,6 +12,7 @@ from llmcli import config as configs
 from llmcli import ui
 from llmcli.assembly import batches, prepare_as, prepare_data
 from llmcli.checkpoint import Loaded
+from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared
 from llmcli.data.source import Source
 from llmcli.errors import InputError
@@ -107,27 +108,47 @@ def _own(loaded: Loaded, cfg: DictConfig) -> Prepared:
 
 
 def _other(loaded: Loaded, data: DictConfig, split: str | None) -> tuple[Prepared, str]:
-    """Text that the user named, and which split of it."""
+    """Data that the user named, and which split of it. Its source is the user's, all else comes from the checkpoint."""
     cfg = OmegaConf.create(loaded.config)
-    divisible = "val_fraction" in data
-    if split == ALL and not divisible:
+    source: Source[Any] = configs.build(data)
+    _check_record(loaded, source)
+    whole = _undivided(data)
+    if split == ALL and whole is None:
         raise InputError(f"there is no split {ALL!r}: this data comes in splits", "split=val or another of them")
-    if split is None and divisible:
-        source: Source[Any] = configs.build(data)
+    if split is None and "val_fraction" in data:
         with ui.Meter() as meter:
             source.obtain(meter)
-        files = _files(source.fingerprint())
-        if files is not None and files == _files(loaded.content["llm"]["data"]["fingerprint"]):
+        if _same_records(source.fingerprint(), loaded.content["llm"]["data"]["fingerprint"]):
             ui.say("data", "the text that the run was trained on: its own val split is scored")
             if "path" in cfg.data and data.get("path") is not None:
                 cfg.data.path = data.path
             return _own(loaded, cfg), "val"
-        split = ALL
-    cfg.data, cfg.duplicates = data, None  # text to score stays whole
-    if split == ALL:
-        cfg.data.val_fraction = cfg.data.test_fraction = 0.0
-        split = "train"
-    return prepare_data(cfg, loaded.tokenizer), split or "val"
+        split = None if whole is None else ALL
+    if split == ALL and whole is not None:
+        source, split = whole, "train"
+    cfg.duplicates = None  # text to score stays whole
+    return prepare_data(cfg, loaded.tokenizer, trusted=loaded.trusted, source=source), split or "val"
+
+
+def _undivided(data: DictConfig) -> Source[Any] | None:
+    """All of a text as its train split; None of data that comes in splits."""
+    if "val_fraction" not in data:
+        return None
+    source: Source[Any] = configs.build(OmegaConf.merge(data, {"val_fraction": 0.0, "test_fraction": 0.0}))
+    return source if source.splits == ("train",) else None
+
+
+def _check_record(loaded: Loaded, source: Source[Any]) -> None:
+    kind, takes = source.record.__name__, loaded.task.takes
+    if kind not in takes:
+        raise InputError(f"this data holds {kind} records; the run's task learnt from {' or '.join(takes)}")
+
+
+def _same_records(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two sources have the same files and, where a reader makes records of them, read them in the same way."""
+    files = _files(one)
+    readers = [None if isinstance(each.get("reader"), str) else digest(each.get("reader")) for each in (one, other)]
+    return files is not None and files == _files(other) and readers[0] == readers[1]
 
 
 def _files(fingerprint: Mapping[str, Any]) -> list[str] | None:

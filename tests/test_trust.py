@@ -204,3 +204,13 @@ def test_text_that_no_checkpoint_may_hold_is_refused_before_training(llm, small)
     result = llm("train", *small, "model.n_heads=2", r"callbacks.samples.prompt='a \${b}'", "hydra.run.dir=run")
     assert result.code == 2 and "may not hold the characters ${" in result.err
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("section", ["clean", "batch", "trainer"])
+def test_other_data_does_not_lift_the_trust_that_the_rest_of_the_run_needs(hostile, llm, corpus, tmp_path, section):
+    mark = tmp_path / "mark"
+    folder = hostile(lambda config: config.update({section: {**(config[section] or {}), "evil": _nested(mark)}}))
+    text = ["data=text", f"data.path={corpus}", "data.seed=5", "split=train"]
+    result = llm("eval", f"ckpt={folder}", *text)
+    assert not mark.exists()
+    assert section == "trainer" or (result.code == 2 and f"is not trusted as its {section}" in result.err)
