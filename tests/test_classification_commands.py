@@ -86,3 +86,74 @@ def test_mistakes(llm, reviews, changes, message, hint):
 def test_a_text_model_says_what_it_is_for(llm):
     refused = llm("train", "model=textcnn")
     assert refused.code == 2 and "it goes with task=classification" in refused.err
+
+
+# -- other data for a run -------------------------------------------------------------------------------------------
+
+
+def write(path, *labels, rows=6):
+    lines = [f"the number {i} of {path.stem} is {label},{label}" for i in range(rows) for label in labels]
+    path.write_text("text,label\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A run that tells yes from no, trained on yesno.csv beside it."""
+    from llmcli import cli
+
+    folder = tmp_path_factory.mktemp("learned")
+    path = write(folder / "yesno.csv", "yes", "no", rows=40)
+    code = cli.main(["train", "data=labeled_text", f"data.path={path}", *SMALL, f"hydra.run.dir={folder / 'run'}"])
+    assert code == 0
+    return folder / "run"
+
+
+def evaluate(llm, run, *options):
+    result = llm("eval", f"ckpt={run}", "data=labeled_text", *options, "--json")
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+def test_classes_of_other_data_are_known_by_name(llm, learned, tmp_path):
+    turned = write(tmp_path / "turned.csv", "no", "yes")
+    assert evaluate(llm, learned, f"data.path={turned}")["accuracy"] == 1.0
+    alone = evaluate(llm, learned, f"data.path={write(tmp_path / 'alone.csv', 'yes')}")  # not class 0 of the run
+    assert alone["accuracy"] == 1.0 and alone["split"] == "all" and alone["f1"] == 0.5
+
+
+def test_data_in_splits_is_scored_on_its_val_and_never_whole(llm, learned, tmp_path):
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    for split, rows in (("train", 20), ("val", 3), ("test", 5)):
+        write(folder / f"{split}.csv", "yes", "no", rows=rows)
+    parts = [f"data.path={folder}"]
+    whole, test = evaluate(llm, learned, *parts), evaluate(llm, learned, *parts, "split=test")
+    assert (whole["split"], test["split"]) == ("val", "test") and test["tokens"] == whole["tokens"] // 3 * 5
+    refused = llm("eval", f"ckpt={learned}", "data=labeled_text", *parts, "split=all")
+    assert refused.code == 2 and "there is no split 'all': this data comes in splits" in refused.err
+
+
+def test_the_runs_own_table_is_scored_on_its_val_unless_it_is_read_in_another_way(llm, learned):
+    own = [f"data.path={learned.parent / 'yesno.csv'}"]
+    assert evaluate(llm, learned, *own)["split"] == "val"
+    assert evaluate(llm, learned, *own, "data.reader.text=label")["split"] == "all"
+
+
+def test_data_that_does_not_fit_the_run_is_refused(llm, learned, trained, corpus, tmp_path):
+    table = write(tmp_path / "maybe.csv", "yes", "maybe")
+    refused = llm("eval", f"ckpt={learned}", "data=labeled_text", f"data.path={table}")
+    assert refused.code == 2 and "the run was not trained on the label 'maybe'" in refused.err
+    assert "its labels: no, yes" in refused.err
+    refused = llm("eval", f"ckpt={learned}", "data=text", f"data.path={corpus}")
+    assert refused.code == 2 and "holds Text records; the run's task learnt from LabeledText or" in refused.err
+    refused = llm("eval", f"ckpt={trained}", "data=labeled_text", f"data.path={table}")
+    assert refused.code == 2 and "holds LabeledText records; the run's task learnt from Text" in refused.err
+
+
+@pytest.mark.parametrize("label", ["${oc.env:HOME}", "${seed}", "???"])
+def test_a_label_that_no_config_can_hold_is_refused_before_there_is_a_run(llm, tmp_path, label):
+    table = write(tmp_path / "odd.csv", label, "yes", rows=30)
+    refused = llm("train", "data=labeled_text", f"data.path={table}", *SMALL, "hydra.run.dir=run")
+    assert refused.code == 2 and f"the label '{label}' cannot be kept in a run's config" in refused.err
+    assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ Shapes: B batch, T time, D model width, C classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
@@ -150,13 +151,13 @@ class Classification(Task):
     def predict(self, texts: Sequence[str], tokenizer: Tokenizer, *, top: int) -> list[dict[str, Any]]:
         """For each text its label (or labels), and the probabilities of the `top` most probable classes."""
         encode = self.encoder(tokenizer)
-        rows = [encode.ids([np.array(ids, np.int64)]) for ids in tokenizer.encode_batch(list(texts))]
-        limit = self.max_seq_len
+        limit = None if self.max_seq_len is None else self.max_seq_len - encode.extra  # marks stay
+        rows = [encode.ids([np.array(ids[:limit], np.int64)]) for ids in tokenizer.encode_batch(list(texts))]
         found: list[dict[str, Any]] = [{}] * len(rows)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         for start in range(0, len(order), AT_ONCE):
             chosen = order[start : start + AT_ONCE]
-            batch = _pad([rows[row][:limit] for row in chosen], encode.pad["ids"], self.device)
+            batch = _pad([rows[row] for row in chosen], encode.pad["ids"], self.device)
             logits = self.logits(batch).float()
             shares = (logits.sigmoid() if self.several else logits.softmax(1)).cpu()
             for row, share in zip(chosen, shares.tolist(), strict=True):
@@ -200,14 +201,20 @@ class Encoder:
     def _labels(self, record: LabeledText | LabeledPair) -> Any:
         if self.several:
             present = np.zeros(len(self.class_ids), np.int64)
-            present[[self.class_ids[name] for name in record.labels]] = 1
+            present[[self._class_id(name) for name in record.labels]] = 1
             return present
         if len(record.labels) != 1:
             raise InputError(
                 f"an example has {len(record.labels)} labels, not one: {record.texts()[0][:40]!r}",
                 "task.several=true learns any number of them",
             )
-        return self.class_ids[record.labels[0]]
+        return self._class_id(record.labels[0])
+
+    def _class_id(self, name: str) -> int:
+        if name not in self.class_ids:
+            known = ", ".join(islice(self.class_ids, 10)) + (", ..." if len(self.class_ids) > 10 else "")
+            raise InputError(f"the run was not trained on the label {name[:40]!r}", f"its labels: {known}")
+        return self.class_ids[name]
 
 
 def _class_weights(counts: Sequence[int], how: Weights) -> Tensor:

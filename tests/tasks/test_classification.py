@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from llmcli.data.example_batches import shortened
 from llmcli.data.records import LabeledPair, LabeledText
 from llmcli.errors import InputError
 from llmcli.heads import SequenceHead
@@ -167,3 +168,20 @@ def test_predictions_name_classes_and_do_not_depend_on_the_batch(tokenizer):
 def test_what_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         make(**changes)
+
+
+def test_a_text_that_is_too_long_for_the_model_is_cut_as_in_training_and_keeps_its_marks(tokenizer):
+    task = make(transformer(tokenizer.vocab_size), marks=True, pooling="first").eval()
+    ids = tokenizer.encode(text := "a good film and a bad film and")
+    encode = task.encoder(tokenizer)
+    _, cut = shortened(LabeledText(text), [np.array(ids)], task.max_seq_len - encode.extra)
+    logits = task.logits({"ids": torch.from_numpy(encode.ids(cut))[None]})
+    [found] = task.predict([text], tokenizer, top=1)
+    assert found["classes"][0]["probability"] == pytest.approx(logits.softmax(1).max().item(), abs=1e-5)
+
+
+def test_a_label_that_was_not_trained_on_is_named(tokenizer):
+    encode = make(several=True).encoder(tokenizer)
+    with pytest.raises(InputError, match="not trained on the label 'odd'") as caught:
+        encode(LabeledText("x", ("bad", "odd")), [np.array([20])])
+    assert caught.value.hint == "its labels: bad, good, mixed"
