@@ -31,7 +31,7 @@ class TextCNN(EncoderOnly):
         self, *, vocab_size: int, causal: bool, d_embed: int, widths: list[int], n_filters: int, dropout: float
     ) -> None:
         super().__init__(causal=causal, name="textcnn")
-        check_sizes(vocab_size=vocab_size, d_embed=d_embed, n_filters=n_filters, **{"widths": min(widths, default=0)})
+        check_sizes(vocab_size=vocab_size, d_embed=d_embed, n_filters=n_filters, widths=min(widths, default=0))
         check_rates(dropout=dropout)
         if len(set(widths)) < len(widths):
             raise InputError(f"widths ({widths}) must differ")
