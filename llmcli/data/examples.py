@@ -122,7 +122,7 @@ class EncodeRecords:
 
 
 class ExampleWriter:
-    """Appends records to the columns of a split. state: what `state` said when an earlier process had written so far."""
+    """Appends records to the columns of a split. state: of the writer of an earlier process, as `state` said it."""
 
     def __init__(self, folder: Path, split: str, dtype: str, state: Mapping[str, Any] | None) -> None:
         types = {"rows": "u1", "row_ends": "<u8", "ids": dtype, "id_ends": "<u8", "texts": "<u8"}
