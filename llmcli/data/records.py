@@ -148,14 +148,14 @@ class QuestionAnswer(Record):
 
     def with_texts(self, change: Change) -> Self | None:
         """The context is changed around the answers, so that each still stands where it is said to; an example whose
-        answer cannot be found again is dropped."""
+        answer cannot be found again is dropped. What would drop a whole text says nothing about a part of one."""
         question, context = change(self.question), change(self.context)
         if question is None or context is None:
             return None
         answers, starts = [], []
         for answer, start in zip(self.answers, self.starts, strict=True):
-            changed = (change(answer) or "").strip()
-            near = len(change(self.context[:start]) or "")
+            changed = _or_same(change, answer).strip()
+            near = len(_or_same(change, self.context[:start]))
             place = _nearest(context, changed, near) if changed else -1
             if place < 0:
                 return None
@@ -185,7 +185,7 @@ class MultipleChoice(Record):
         return (self.context, self.question, *self.choices)
 
     def with_texts(self, change: Change) -> Self | None:
-        texts = [changed for text in self.texts() if (changed := change(text)) is not None]
+        texts = [changed for text in self.texts() if (changed := change(text) if text else text) is not None]
         if len(texts) < 2 + len(self.choices):
             return None
         return replace(self, context=texts[0], question=texts[1], choices=tuple(texts[2:]))
@@ -260,6 +260,11 @@ def _changed(turns: tuple[Turn, ...], change: Change) -> tuple[Turn, ...] | None
     return (
         None if None in texts else tuple(Turn(turn.role, text or "") for turn, text in zip(turns, texts, strict=True))
     )
+
+
+def _or_same(change: Change, part: str) -> str:
+    changed = change(part)
+    return part if changed is None else changed
 
 
 def _nearest(text: str, part: str, near: int) -> int:

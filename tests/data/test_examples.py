@@ -128,6 +128,16 @@ def test_answers_stand_where_they_are_said_to_after_cleaning():
     assert record.with_texts(lambda text: text.replace("b", "")) is None
 
 
+def test_a_filter_of_whole_texts_does_not_judge_a_short_answer_or_an_empty_context():
+    def long(text):
+        return text.lower() if len(text) > 9 else None
+
+    asked = QuestionAnswer("Who went home?", "ada stayed. then ada went home", ("ada",), (17,))
+    assert asked.with_texts(long) == QuestionAnswer("who went home?", "ada stayed. then ada went home", ("ada",), (17,))
+    assert asked.with_texts(lambda text: text if len(text) > 20 else None) is None  # the question is a whole text
+    assert MultipleChoice("", "which of them?", ("the first one", "the second one"), 1).with_texts(long) is not None
+
+
 def test_a_token_that_cleaning_would_empty_keeps_its_place():
     record = TaggedTokens(("Rome", "!"), ("B-LOC", "O"))
     assert record.with_texts(lambda text: text.strip("!").lower()) == TaggedTokens(("rome", "!"), ("B-LOC", "O"))
