@@ -247,7 +247,7 @@ def test_what_this_machine_cannot_do(train, override, said):
         (["train", "--max-steps", "3"], "Did you mean trainer.max_steps=3?"),
         (["train", "--jsno"], "Did you mean --json?"),
         (["train", "-x"], "there is no flag -x"),
-        (["train", "data=hf"], 'there is no data "hf"'),
+        (["train", "data=nosuch"], 'there is no data "nosuch"'),
         (["train", "experiment=nothing"], 'there is no experiment "nothing"'),
         (["train", "callbacks.early_stopping.patience=1"], "it is a key of callbacks=early_stopping"),
         (["train", "gpt2"], '"gpt2" is not an override'),
