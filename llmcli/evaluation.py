@@ -90,7 +90,8 @@ def score(
             text={unit: float(stats[unit]) for unit in ("bytes", "characters")},
             on_batch=(lambda n: meter("evaluating", n, stats["tokens"])) if progress else None,
         )
-    if loaded.task.next_token and data is None:
+    own = prepared.manifest["content"] == digest(loaded.content["llm"]["data"]["fingerprint"])
+    if loaded.task.next_token and own and split != "train":  # of the counted text itself it would be no floor
         found["floor_loss"] = ngram_floor(prepared, split)
     whole = prepared.splits == (split,) == ("train",)
     found.update(split=ALL if whole else split, tokens=stats["tokens"], unknown=stats.get("unknown", 0))

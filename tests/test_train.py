@@ -428,9 +428,11 @@ def evaluate(llm, *more: str) -> dict:
 def test_eval_reports_what_the_run_reported(llm, learned):
     figures, reported = evaluate(llm, f"ckpt={learned}"), files.read_json(learned / "metrics.json")
     assert set(figures) == {
-        "loss", "perplexity", "accuracy", "bits_per_byte", "bits_per_character", "split", "tokens", "unknown",
-        "seconds", "ckpt",
+        "loss", "perplexity", "accuracy", "bits_per_byte", "bits_per_character", "floor_loss", "split",
+        "tokens", "unknown", "seconds", "ckpt",
     }  # fmt: skip
+    assert figures["floor_loss"] == reported["floor_loss"]
+    assert "floor_loss" not in evaluate(llm, f"ckpt={learned}", "split=train")  # which the n-grams are counted on
     for name in ("loss", "perplexity", "accuracy", "bits_per_byte", "bits_per_character"):
         assert figures[name] == pytest.approx(reported[f"val_{name}"], rel=1e-6), name
     assert figures["split"] == "val" and figures["unknown"] == 0
