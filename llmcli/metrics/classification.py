@@ -1,26 +1,24 @@
-"""How well classes are told apart: precision, recall, F1 and Matthews' coefficient, from one confusion matrix.
+"""How well classes are told apart: precision, recall, F1 and Matthews' coefficient.
 
-Shapes: C classes. `confusion` (C, C): examples of the true class (row) that were given the predicted one (column). For
-labels of which several may hold, `confusion` is (C, 2, 2): [true, predicted] of each label.
+All follow from three counts of each class (C,), whether an example has one class or several: `hits`, predicted and
+true; `predicted`; `true`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from llmcli.metrics.base import Metric
 
-Average = Literal["macro", "micro"]
-
 
 @dataclass(frozen=True)
 class PerClass:
-    """precision, recall, f1 (C,) and support (C,), how many examples a class has; 0 / 0 is 0."""
+    """precision, recall, f1 and support, how many examples have the class, (C,) each; 0 / 0 is 0."""
 
     precision: Tensor
     recall: Tensor
@@ -28,29 +26,38 @@ class PerClass:
     support: Tensor
 
 
-def per_class(confusion: Tensor) -> PerClass:
-    """confusion (C, C) or (C, 2, 2) -> the figures of each class."""
-    if confusion.ndim == 3:
-        hits, wrong, missed = confusion[:, 1, 1], confusion[:, 0, 1], confusion[:, 1, 0]
-    else:
-        hits = confusion.diagonal()
-        wrong, missed = confusion.sum(0) - hits, confusion.sum(1) - hits
+def per_class(hits: Tensor, predicted: Tensor, true: Tensor) -> PerClass:
+    """The figures of each class, or of one where the counts are sums."""
     return PerClass(
-        precision=hits / (hits + wrong).clamp(min=1),
-        recall=hits / (hits + missed).clamp(min=1),
-        f1=2 * hits / (2 * hits + wrong + missed).clamp(min=1),
-        support=hits + missed,
+        precision=hits / predicted.clamp(min=1),
+        recall=hits / true.clamp(min=1),
+        f1=2 * hits / (predicted + true).clamp(min=1),
+        support=true,
     )
 
 
+def class_counts(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
+    """The three counts (C,) of one class each: predicted, labels (B,) int64."""
+    return {
+        "hits": torch.bincount(labels[predicted == labels], minlength=classes),
+        "predicted": torch.bincount(predicted, minlength=classes),
+        "true": torch.bincount(labels, minlength=classes),
+    }
+
+
+def label_counts(predicted: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """The three counts (C,) of any number of classes: predicted, labels (B, C) bool."""
+    return {"hits": (predicted & labels).sum(0), "predicted": predicted.sum(0), "true": labels.sum(0)}
+
+
 class ClassMetric(Metric):
-    """A figure of the confusion matrix. several: any number of the classes may hold at once."""
+    """A figure of the three counts."""
 
     higher_is_better = True
-    sums = ("confusion",)
+    sums = ("hits", "predicted", "true")
 
-    def __init__(self, *, classes: int, several: bool) -> None:
-        super().__init__({"confusion": (classes, 2, 2) if several else (classes, classes)})
+    def __init__(self, *, classes: int) -> None:
+        super().__init__(dict.fromkeys(self.sums, (classes,)))
 
 
 class MacroPrecision(ClassMetric):
@@ -59,7 +66,7 @@ class MacroPrecision(ClassMetric):
     name = "precision"
 
     def figure(self, totals: Mapping[str, Any]) -> float:
-        return float(per_class(totals["confusion"]).precision.mean())
+        return float(per_class(**totals).precision.mean())
 
 
 class MacroRecall(ClassMetric):
@@ -68,7 +75,7 @@ class MacroRecall(ClassMetric):
     name = "recall"
 
     def figure(self, totals: Mapping[str, Any]) -> float:
-        return float(per_class(totals["confusion"]).recall.mean())
+        return float(per_class(**totals).recall.mean())
 
 
 class MacroF1(ClassMetric):
@@ -77,7 +84,7 @@ class MacroF1(ClassMetric):
     name = "f1"
 
     def figure(self, totals: Mapping[str, Any]) -> float:
-        return float(per_class(totals["confusion"]).f1.mean())
+        return float(per_class(**totals).f1.mean())
 
 
 class MicroF1(ClassMetric):
@@ -86,31 +93,17 @@ class MicroF1(ClassMetric):
     name = "micro_f1"
 
     def figure(self, totals: Mapping[str, Any]) -> float:
-        confusion = totals["confusion"].sum(0)
-        return float(2 * confusion[1, 1] / (2 * confusion[1, 1] + confusion[0, 1] + confusion[1, 0]).clamp(min=1))
+        return float(per_class(**{name: counts.sum() for name, counts in totals.items()}).f1)
 
 
 class Matthews(ClassMetric):
-    """Correlation of predicted and true classes, in [-1, 1], 0 for guessing (Gorodkin 2004 for several classes)."""
+    """Correlation of predicted and true classes, in [-1, 1], 0 for guessing (Gorodkin 2004); one class an example."""
 
     name = "matthews"
 
     def figure(self, totals: Mapping[str, Any]) -> float:
-        confusion = totals["confusion"]
-        total, true, predicted = confusion.sum(), confusion.sum(1), confusion.sum(0)
-        covariance = confusion.trace() * total - (true * predicted).sum()
+        hits, predicted, true = (totals[name] for name in self.sums)
+        total = true.sum()
+        covariance = hits.sum() * total - (true * predicted).sum()
         spread = ((total**2 - (predicted**2).sum()) * (total**2 - (true**2).sum())).sqrt()
         return float(covariance / spread) if spread > 0 else 0.0
-
-
-def confusion_matrix(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """predicted, labels (B,) int64 -> (C, C) int64 counts."""
-    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
-
-
-def label_confusion(predicted: Tensor, labels: Tensor) -> Tensor:
-    """predicted, labels (B, C) bool -> (C, 2, 2) int64 counts."""
-    both = (predicted & labels).sum(0)
-    guessed, true = predicted.sum(0), labels.sum(0)
-    none = len(labels) - guessed - true + both
-    return torch.stack([torch.stack([none, guessed - both], -1), torch.stack([true - both, both], -1)], -2)

@@ -28,8 +28,8 @@ from llmcli.metrics.classification import (
     MacroRecall,
     Matthews,
     MicroF1,
-    confusion_matrix,
-    label_confusion,
+    class_counts,
+    label_counts,
 )
 from llmcli.metrics.text import Accuracy, Loss
 from llmcli.models.base import Backbone
@@ -124,12 +124,12 @@ class Classification(Task):
         if self.several:
             predicted = logits > 0
             right = (predicted == labels.bool()).all(1).sum()
-            confusion = label_confusion(predicted, labels.bool())
+            counts = label_counts(predicted, labels.bool())
         else:
             predicted = logits.argmax(1)
             right = (predicted == labels).sum()
-            confusion = confusion_matrix(predicted, labels, len(self.names))
-        return StepResult(loss=loss, n=n, tokens=tokens, sums={"correct": right, "confusion": confusion})
+            counts = class_counts(predicted, labels, len(self.names))
+        return StepResult(loss=loss, n=n, tokens=tokens, sums={"correct": right, **counts})
 
     def _loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         """Summed over the batch; validation has the weights too, so that the curves can be compared."""
@@ -143,7 +143,7 @@ class Classification(Task):
 
     def metrics(self) -> Sequence[Metric]:
         kinds = (MacroF1, MacroPrecision, MacroRecall, MicroF1 if self.several else Matthews)
-        return Loss(), Accuracy(), *(kind(classes=len(self.names), several=self.several) for kind in kinds)
+        return Loss(), Accuracy(), *(kind(classes=len(self.names)) for kind in kinds)
 
     # -- prediction --------------------------------------------------------------------------------------------
 

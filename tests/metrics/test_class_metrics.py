@@ -1,4 +1,4 @@
-"""Figures of a confusion matrix against scikit-learn."""
+"""Figures of classes against scikit-learn."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from llmcli.metrics.classification import (
     MacroRecall,
     Matthews,
     MicroF1,
-    confusion_matrix,
-    label_confusion,
+    class_counts,
+    label_counts,
     per_class,
 )
 
@@ -31,10 +31,10 @@ pairs = st.integers(2, 5).flatmap(
 )
 
 
-def figure(kind, confusion, classes, several=False):
-    metric = kind(classes=classes, several=several)
-    for part in confusion:
-        metric.update({"confusion": part})
+def figure(kind, parts, classes):
+    metric = kind(classes=classes)
+    for part in parts:
+        metric.update(part)
     return metric.compute()
 
 
@@ -43,7 +43,7 @@ def test_one_class_an_example(drawn):
     classes, rows = drawn
     predicted, true = np.array(rows).T
     halves = [
-        confusion_matrix(torch.tensor(p), torch.tensor(t), classes)
+        class_counts(torch.tensor(p, dtype=torch.int64), torch.tensor(t, dtype=torch.int64), classes)
         for p, t in ((predicted[:3], true[:3]), (predicted[3:], true[3:]))
     ]
     options = {"labels": range(classes), "zero_division": 0}
@@ -57,7 +57,7 @@ def test_one_class_an_example(drawn):
         warnings.simplefilter("ignore", UserWarning)  # of a single class, which is a case that we want
         expected = sklearn.matthews_corrcoef(true, predicted)
     assert figure(Matthews, halves, classes) == pytest.approx(expected, abs=1e-9)
-    found = per_class(sum(halves).double())
+    found = per_class(**{name: (halves[0][name] + halves[1][name]).double() for name in halves[0]})
     expected = sklearn.precision_recall_fscore_support(true, predicted, **options)
     for mine, theirs in zip((found.precision, found.recall, found.f1, found.support), expected, strict=True):
         np.testing.assert_allclose(mine, theirs)
@@ -67,23 +67,25 @@ def test_one_class_an_example(drawn):
 def test_several_labels_an_example(rows):
     both = np.array(rows)
     predicted, true = both[:, :3], both[:, 3:]
-    confusion = [label_confusion(torch.tensor(predicted), torch.tensor(true))]
-    np.testing.assert_array_equal(confusion[0], sklearn.multilabel_confusion_matrix(true, predicted))
+    counts = label_counts(torch.tensor(predicted), torch.tensor(true))
+    expected = sklearn.multilabel_confusion_matrix(true, predicted)
+    np.testing.assert_array_equal(counts["hits"], expected[:, 1, 1])
+    np.testing.assert_array_equal(counts["predicted"], expected[:, :, 1].sum(1))
     for kind, average in ((MacroF1, "macro"), (MicroF1, "micro")):
         expected = sklearn.f1_score(true, predicted, average=average, zero_division=0)
-        assert figure(kind, confusion, 3, several=True) == pytest.approx(expected)
+        assert figure(kind, [counts], 3) == pytest.approx(expected)
 
 
 def test_processes_add_up_also_one_without_a_batch():
-    confusion = torch.tensor([[3, 1], [0, 2]])
-    busy, idle = (MacroF1(classes=2, several=False) for _ in range(2))
-    busy.update({"confusion": confusion})
+    counts = class_counts(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1]), 2)
+    busy, idle = (MacroF1(classes=2) for _ in range(2))
+    busy.update(counts)
     sent = []
     for rank in (busy, idle):
         rank.reduce(lambda sums: sent.append(sums) or sums)
     for rank in (busy, idle):
         rank.reduce(lambda sums: sum(sent))
-        assert rank.compute() == pytest.approx(figure(MacroF1, [confusion], 2))
+        assert rank.compute() == pytest.approx(figure(MacroF1, [counts], 2))
 
 
 def test_every_figure_of_the_module_is_tested_here():
