@@ -134,6 +134,12 @@ def test_data_in_splits_is_scored_on_its_val_and_never_whole(llm, learned, tmp_p
     assert refused.code == 2 and "there is no split 'all': this data comes in splits" in refused.err
 
 
+def test_data_with_only_a_test_split_is_scored(llm, learned, tmp_path):
+    path = write(tmp_path / "later.csv", "yes", "no")
+    found = evaluate(llm, learned, f"data.path={{test: {path}}}", "split=test")
+    assert (found["split"], found["accuracy"]) == ("test", 1.0)
+
+
 def test_the_runs_own_table_is_scored_on_its_val_unless_it_is_read_in_another_way(llm, learned):
     own = [f"data.path={learned.parent / 'yesno.csv'}"]
     assert evaluate(llm, learned, *own)["split"] == "val"

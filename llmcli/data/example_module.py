@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
@@ -93,8 +94,11 @@ class ExampleData(pl.LightningDataModule):
         self.size, self.max_tokens, self.seq_len, self.too_long = size, max_tokens, seq_len, too_long
         self.pool, self.balance, self.label_weights = pool, balance, label_weights
         self.eval_size, self.num_workers = eval_size or 2 * size, num_workers
-        self._train = self._examples("train")
         self._order: Order | None = None
+
+    @cached_property
+    def _train(self) -> Examples:
+        return self._examples("train")  # when it is trained on: data to score need not have it
 
     def batches_per_epoch(self, ranks: int) -> int:
         """Training batches of each rank in an epoch: as many as fill its optimizer steps.
