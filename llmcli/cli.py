@@ -106,9 +106,9 @@ COMMANDS = {
         module="predict",
         meaning="answer for each text",
         examples=(
-            "llm predict ckpt=runs/... --text king",
-            "llm predict --input words.txt top=3",
-            "llm predict --json < words.txt > answers.jsonl",
+            'llm predict --text "a lovely film"',
+            "llm predict ckpt=runs/reviews --input reviews.txt top=3",
+            "llm predict --json < reviews.txt > answers.jsonl",
         ),
         config="predict",
         texts=("text", "input"),

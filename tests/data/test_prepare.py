@@ -196,7 +196,7 @@ def train(texts):
     return char.train(texts, min_frequency=1)
 
 source = TextFiles(path=sys.argv[1], encoding="utf-8", errors="strict", key="text", document="file", split="auto",
-                   val_fraction=0.0, test_fraction=0.0, seed=0, eos=True)
+                   page=str, val_fraction=0.0, test_fraction=0.0, seed=0, eos=True)
 print(prepare(source, tokenizer=train, tokenizer_key={}).fresh)
 """
 
