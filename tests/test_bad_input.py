@@ -112,6 +112,12 @@ def test_a_width_that_the_heads_do_not_divide(train, family):
     refused(result, "d_model (30) must be divisible by", "n_heads (4)")
 
 
+def test_windows_longer_than_the_model(train, tmp_path):
+    result = train("model=gpt2", "model.max_seq_len=8", "batch.seq_len=16")
+    refused(result, "batch.seq_len (16) is above model.max_seq_len (8)", "batch.seq_len=8")
+    assert not list(tmp_path.rglob("config.yaml"))  # before there is a run folder
+
+
 @pytest.mark.parametrize("value", [-4, 0])
 @pytest.mark.parametrize(
     ("family", "key"),
