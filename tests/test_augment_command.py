@@ -46,6 +46,18 @@ def test_augmentation_changes_what_is_learned_and_not_what_is_scored(llm, folder
     assert llm("eval", "ckpt=run-1", "accelerator=cpu").code == 0
 
 
+def test_labels_are_weighed_by_their_names(llm, folder):
+    table = (folder / "films.csv").read_text()
+    (folder / "stars.csv").write_text(table.replace(",good\n", ",5\n").replace(",bad\n", ",1\n"))
+    told = ["train", "data=labeled_text", *SMALL, "trainer.accelerator=cpu", "--dry-run"]
+    for path, label in (("films.csv", "good"), ("stars.csv", "5")):
+        result = llm(*told, f"data.path={path}", f"batch.label_weights={{{label}: 2.0}}")
+        assert result.code == 0, result.err
+    refused = llm(*told, "data.path=stars.csv", "batch.label_weights={4: 2.0}")
+    assert refused.code == 2
+    assert "batch.label_weights: no training example has the label '4'\n       labels: 1, 5" in refused.err
+
+
 def test_running_text_has_no_augmentation(llm, corpus):
     result = llm(
         "train",

@@ -57,7 +57,7 @@ class ExampleData(pl.LightningDataModule):
         too_long: TooLong,
         pool: int,
         balance: Balance,
-        label_weights: Mapping[str, float],
+        label_weights: Mapping[str | float, float] | None,
         augment_share: float,
         augment_words: Words,
         eval_size: int | None,
@@ -92,7 +92,9 @@ class ExampleData(pl.LightningDataModule):
                 seed=seed,
             )
         self.size, self.max_tokens, self.seq_len, self.too_long = size, max_tokens, seq_len, too_long
-        self.pool, self.balance, self.label_weights = pool, balance, label_weights
+        self.pool, self.balance = pool, balance
+        # an override reads the label 1 as a number
+        self.label_weights = {str(label): weight for label, weight in (label_weights or {}).items()}
         self.eval_size, self.num_workers = eval_size or 2 * size, num_workers
         self._order: Order | None = None
 
@@ -227,7 +229,7 @@ class ExampleData(pl.LightningDataModule):
             )
         weights = np.array([self.label_weights.get(str(name), 1.0) for name in names], float)
         if weights.min() < 0 or not weights.any():
-            raise InputError(f"batch.label_weights ({dict(self.label_weights)}) must be at least 0 and not all 0")
+            raise InputError(f"batch.label_weights ({self.label_weights}) must be at least 0 and not all 0")
         return weights
 
     def _whole_lengths(self, examples: Examples) -> NDArray[np.int64]:

@@ -82,7 +82,7 @@ def module(tmp_path, records=None, val=None, encode=None, trainer=None, **change
         "too_long": "truncate",
         "pool": 4,
         "balance": "none",
-        "label_weights": {},
+        "label_weights": None,
         "augment_share": 1.0,
         "augment_words": "rule",
         "eval_size": None,
@@ -262,6 +262,17 @@ def test_labels_are_balanced(tmp_path):
     assert shares(balance="over") == (neg, neg) and shares(balance="under") == (pos, pos)
     weighted = shares(label_weights={"pos": 3.0})
     assert sum(weighted) == len(TEXTS) and abs(weighted[1] - len(TEXTS) * 3 * pos / (neg + 3 * pos)) < 1
+
+
+def test_a_label_that_looks_like_a_number_is_weighed(tmp_path):
+    class Stars(Classes):
+        def __call__(self, record, ids):
+            return super().__call__(LabeledText(record.text, (NAMES[record.labels == ("5",)],)), ids)
+
+    records = [LabeledText(each.text, ("5" if each.labels == ("pos",) else "1",)) for each in TEXTS]
+    for weights, shown in ((None, {"neg", "pos"}), ({1: 0}, {"pos"})):
+        data = module(tmp_path, records, val=records[:1], encode=Stars(), label_weights=weights)
+        assert {label for _, label in texts(data.train_dataloader())} == shown
 
 
 def test_long_examples_are_cut_dropped_or_refused(tmp_path):
