@@ -31,7 +31,7 @@ from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 
 # What is done at once: enough to keep a tokenizer busy, little enough to keep memory flat.
-CHUNK_CHARACTERS = 1 << 19
+CHUNK_CHARACTERS = 1 << 18
 CHUNK_RECORDS = 4096
 SAVE_SECONDS = 10.0  # from one saved place to the next
 
@@ -206,10 +206,11 @@ def _chunks(records: Iterable[Record]) -> Iterator[list[Any]]:
     chunk: list[Record] = []
     size = 0
     for record in records:
-        chunk.append(record)
-        size += sum(map(len, record.texts()))
-        if size >= CHUNK_CHARACTERS or len(chunk) >= CHUNK_RECORDS:
+        length = sum(map(len, record.texts()))
+        if chunk and (size + length > CHUNK_CHARACTERS or len(chunk) == CHUNK_RECORDS):
             yield chunk
             chunk, size = [], 0
+        chunk.append(record)
+        size += length
     if chunk:
         yield chunk
