@@ -216,7 +216,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
     limit, seq_len = getattr(task, "max_seq_len", None), cfg.batch.get("seq_len")
     if limit is not None and seq_len is not None and seq_len > limit:
         raise InputError(
-            f"batch.seq_len ({seq_len}) is above model.max_seq_len ({limit})", f"batch.seq_len={limit}, or a longer model"
+            f"batch.seq_len ({seq_len}) is above model.max_seq_len ({limit})", f"batch.seq_len={limit} fits"
         )
     coverage = None
     if resumed is None and cfg.get("embedding_init") is not None:

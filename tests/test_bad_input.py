@@ -113,7 +113,7 @@ def test_a_width_that_the_heads_do_not_divide(train, family):
 
 
 def test_windows_longer_than_the_model(train, tmp_path):
-    result = train("model=gpt2", "model.max_seq_len=8", "batch.seq_len=16")
+    result = train("model.max_seq_len=8", "batch.seq_len=16")
     refused(result, "batch.seq_len (16) is above model.max_seq_len (8)", "batch.seq_len=8")
     assert not list(tmp_path.rglob("config.yaml"))  # before there is a run folder
 
