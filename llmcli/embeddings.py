@@ -32,7 +32,7 @@ class Coverage:
 
 
 def initialise(task: nn.Module, tokenizer: Tokenizer, path: Path) -> Coverage:
-    """Give the rows of the input embedding of a task's model the vectors of the text that each id stands for; the rest stay.
+    """Give the rows of the input embedding of a task the vectors of the text that each id stands for; the rest stay.
 
     path: a file of vectors (`llmcli.vectors`), a run of word vectors, or its checkpoint. An id takes the vector of its
     text as it is, else in lower case, without spaces around it. Raises InputError where the model has no such table,
