@@ -149,8 +149,9 @@ class ExampleData(pl.LightningDataModule):
     def eval_loader(
         self, split: str, stride: int | None = None, size: int | None = None, *, alone: bool = False
     ) -> EpochLoader:
-        """Every example of a split once, as it is. Raises InputError for a stride, which examples do not have.
+        """Every example of a split once, as it is.
 
+        Raises InputError for a stride, which examples do not have, and for fewer examples than processes.
         size: examples a batch (None: eval_size). alone: all of the split on this process, where several would share it.
         """
         if stride is not None:
@@ -159,6 +160,11 @@ class ExampleData(pl.LightningDataModule):
             raise InputError(f"batch_size ({size}) must be at least 1")
         examples = self._examples(split)
         rank, world = (0, 1) if alone else self._rank_and_world()
+        if len(examples) < world:
+            raise InputError(
+                f"the {split} split has {len(examples):,} examples, fewer than the {world:,} processes that share it",
+                f"more examples, or trainer.devices={max(1, len(examples))}",
+            )
         batches = EvaluationBatches(
             self._lengths(examples), size=size or self.eval_size, max_tokens=self.max_tokens, rank=rank, world=world
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytorch_lightning as pl
 
@@ -101,21 +102,27 @@ class WindowData(pl.LightningDataModule):
             self.eval_size if size is None else size,
             self.prepared.tokenizer.pad_id or 0,
         )
-        plan: Plan
+        plan: Callable[..., Plan]
         if self.contiguous:
             if stride is not None:
                 raise InputError(
                     f"stride ({stride}) is for shuffled windows; a recurrent model carries its state instead"
                 )
-            plan = EvaluationStreams(tokens, size=rows, seq_len=self.seq_len, pad_id=pad_id, rank=rank, world=world)
+            plan = partial(EvaluationStreams, tokens, size=rows, seq_len=self.seq_len, pad_id=pad_id, world=world)
         else:
             step = self.seq_len if stride is None else stride
             if not 1 <= step <= self.seq_len:
                 raise InputError(f"stride ({step}) must be from 1 to batch.seq_len ({self.seq_len})")
-            plan = EvaluationWindows(
-                tokens, size=rows, seq_len=self.seq_len, stride=step, pad_id=pad_id, rank=rank, world=world
+            plan = partial(
+                EvaluationWindows, tokens, size=rows, seq_len=self.seq_len, stride=step, pad_id=pad_id, world=world
             )
-        return EpochLoader(plan, num_workers=self.num_workers)
+        if not len(plan(rank=world - 1)):  # no other has less; every process finds out, so none waits for another
+            raise InputError(
+                f"the {split} split ({len(tokens):,} tokens) has nothing to score for some of the {world:,} processes "
+                "that share it",
+                "more text, or trainer.devices=1",
+            )
+        return EpochLoader(plan(rank=rank), num_workers=self.num_workers)
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

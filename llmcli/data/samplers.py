@@ -152,14 +152,15 @@ class TrainingBatches(Batches):
 class EvaluationBatches(Batches):
     """Every example once, those of a batch of similar length, batches in a fixed order that is not that of the lengths.
 
-    So the first few batches are a sample of all. Ranks share the batches; they may differ in number by one.
+    So the first few batches are a sample of all. Ranks share the batches; they may differ in number by one. None
+    is left without where there are as many examples as ranks.
     """
 
     def __init__(self, lengths: Numbers, *, size: int, max_tokens: int | None, rank: int = 0, world: int = 1) -> None:
         generator = _generator(0, 0)
         numbers = generator.permutation(len(lengths))  # so that a batch is no run of one label
         self._numbers = numbers[lengths[numbers].argsort(kind="stable")]
-        bounds = _cut(lengths[self._numbers], size, max_tokens)
+        bounds = _of_count(_cut(lengths[self._numbers], size, max_tokens), world)
         self._bounds = generator.permutation(bounds)[rank::world]
 
     def __len__(self) -> int:
@@ -201,7 +202,7 @@ def _showings(numbers: Numbers) -> Numbers:
 
 def _of_count(bounds: Numbers, count: int) -> Numbers:
     """`count` batches of (batches, 2): the largest are cut in two where some are missing."""
-    while len(bounds) < count:  # other examples than in the first epoch may fill fewer batches
+    while len(bounds) < count:  # other examples than in the first epoch may fill fewer, a few not one for each rank
         largest = int((bounds[:, 1] - bounds[:, 0]).argmax())
         start, stop = bounds[largest]
         middle = (start + stop) // 2

@@ -234,6 +234,15 @@ def test_ranks_share_training_and_validation(tmp_path):
     assert sorted(texts(shares[1].eval_loader("val", alone=True))) == pairs(TEXTS[:30])
 
 
+def test_fewer_examples_than_processes_are_refused_on_each(tmp_path):
+    for rank in range(2):
+        data = module(tmp_path, val=TEXTS[:1], trainer=Rank(rank))
+        with pytest.raises(InputError, match="the val split has 1 examples, fewer than the 2 processes") as caught:
+            data.val_dataloader()
+        assert "trainer.devices=1" in caught.value.hint
+        assert len(data.eval_loader("val", alone=True)) == 1
+
+
 def test_each_option_changes_the_batches(tmp_path):
     usual = list(module(tmp_path).train_dataloader())
     for changes in (

@@ -50,6 +50,19 @@ class Rank:
         self.global_rank = rank
 
 
+@pytest.mark.parametrize("contiguous", [False, True])
+def test_a_split_too_short_for_the_processes_is_refused_on_each(prepared, contiguous):
+    for rank in range(2):
+        data = make(prepared(1000, 2), contiguous=contiguous)
+        data.trainer = Rank(rank)
+        with pytest.raises(
+            InputError, match=r"the val split \(2 tokens\) has nothing to score for some of the 2"
+        ) as found:
+            data.val_dataloader()
+        assert found.value.hint == "more text, or trainer.devices=1"
+        assert scored(data.eval_loader("val", alone=True)) == 1
+
+
 def test_ranks_share_an_epoch(prepared):
     found = []
     for rank in range(2):

@@ -158,6 +158,13 @@ def test_evaluation_shows_every_example_once(max_tokens, world):
     assert max_tokens is None or all(LENGTHS[each].max() * len(each) <= 160 for each in found)
 
 
+@pytest.mark.parametrize("max_tokens", [None, 160])
+def test_every_rank_scores_something_of_a_split_that_fills_fewer_batches(max_tokens):
+    plans = [EvaluationBatches(LENGTHS[:5], size=8, max_tokens=max_tokens, rank=rank, world=4) for rank in range(4)]
+    assert [len(plan) for plan in plans] == [1, 1, 1, 1]
+    assert sorted(np.concatenate([each for plan in plans for each in batches(plan)]).tolist()) == list(range(5))
+
+
 def test_the_first_evaluation_batches_are_a_sample_of_all():
     labels = np.arange(500) // 250  # as a file has them that lists one class after the other
     plan = EvaluationBatches(LENGTHS, size=8, max_tokens=None)
