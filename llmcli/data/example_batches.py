@@ -43,6 +43,8 @@ class ExamplePlan(Plan):
     """Batches of encoded examples: each field (B, T) padded, or (B,); mask (B, T) where something is padding.
 
     seq_len: longer examples are cut, the longest of their texts first. augment: changes each example anew every epoch.
+    max_tokens: of a batch with its padding; `batches` keeps to it as the examples are, and what augment makes longer is
+    cut to it.
     """
 
     def __init__(
@@ -53,25 +55,29 @@ class ExamplePlan(Plan):
         encode: Encode,
         seq_len: int,
         augment: Augmentation | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         self.examples, self.batches = examples, batches
-        self.encode, self.seq_len, self.augment = encode, seq_len, augment
+        self.encode, self.seq_len, self.augment, self.max_tokens = encode, seq_len, augment, max_tokens
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def batch(self, epoch: int, number: int) -> Batch:
         examples, showings = self.batches.numbers(epoch, number)
-        rows = [self._row(*each, epoch) for each in zip(examples.tolist(), showings.tolist(), strict=True)]
+        longest = self.seq_len
+        if self.max_tokens is not None and self.augment is not None:
+            longest = min(longest, self.max_tokens // len(examples))
+        rows = [self._row(*each, epoch, longest) for each in zip(examples.tolist(), showings.tolist(), strict=True)]
         batch = collate(rows, self.encode.pad)
         batch["index"] = epoch * len(self) + number
         return batch
 
-    def _row(self, number: int, showing: int, epoch: int) -> Row:
+    def _row(self, number: int, showing: int, epoch: int, longest: int) -> Row:
         record, ids = self.examples[number], self.examples.ids(number)
         if self.augment is not None:
             record, ids = self.augment(record, ids, number=number, showing=showing, epoch=epoch)
-        return self.encode(*shortened(record, ids, self.seq_len - self.encode.extra))
+        return self.encode(*shortened(record, ids, longest - self.encode.extra))
 
 
 def shortened(record: Record, ids: list[Ids], limit: int) -> tuple[Record, list[Ids]]:

@@ -137,7 +137,14 @@ class ExampleData(pl.LightningDataModule):
 
     def train_dataloader(self) -> PlanLoader:
         batches = self._training(*self._rank_and_world())
-        plan = ExamplePlan(self._train, batches, encode=self.encode, seq_len=self.seq_len, augment=self.augment)
+        plan = ExamplePlan(
+            self._train,
+            batches,
+            encode=self.encode,
+            seq_len=self.seq_len,
+            augment=self.augment,
+            max_tokens=self.max_tokens,
+        )
         return PlanLoader(plan, num_workers=self.num_workers)
 
     def val_dataloader(self) -> Iterable[Batch]:

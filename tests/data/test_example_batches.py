@@ -16,6 +16,7 @@ from llmcli.data.records import LabeledPair, LabeledText, TaggedTokens, to_plain
 from llmcli.data.source import Source
 from llmcli.errors import InputError
 from llmcli.losses import IGNORED
+from llmcli.text.augment.base import WordStep
 from llmcli.text.augment.edits import RandomDeletion
 from llmcli.text.augment.typos import Typos
 from llmcli.tokenizers.byte import ByteTokenizer
@@ -207,6 +208,21 @@ def test_an_example_is_changed_the_same_way_by_every_rank_worker_and_batch_size(
 
     usual = changed()
     assert changed(num_workers=2) == changed(size=5, pool=1) == changed(trainer=Rank(0)) == usual
+
+
+class Twice(WordStep):
+    def changed(self, word, rng):
+        return f"{word} {word}"
+
+
+def test_what_augmentation_makes_longer_keeps_to_max_tokens(tmp_path):
+    found = {}
+    for steps in ({}, {"twice": Twice(rate=1.0)}):
+        data = module(tmp_path, SENTENCES, augment=steps, size=8, seq_len=100, max_tokens=150)
+        found[len(steps)] = [batch["ids"].shape for batch in data.train_dataloader()]
+    assert [rows for rows, _ in found[0]] == [rows for rows, _ in found[1]]
+    assert all(rows * longest <= 150 for shapes in found.values() for rows, longest in shapes)
+    assert sum(longest for _, longest in found[1]) > sum(longest for _, longest in found[0])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
