@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z_][\w-]*):(?:\s+(?P<value>.*))?$")
+_PACKAGE = re.compile(r"# @package (?!_)(\S+)")  # where the keys of a file stand, other than below its group
 _INCLUDED = re.compile(r"^\s*-\s+([\w-]+)\s*$")
 _DEFAULT = re.compile(r"^\s*-\s+(?:optional\s+)?(?P<group>[\w/]+):\s*(?P<option>[\w-]+|\[\])\s*(?:#.*)?$")
 _QUOTED_OR_COMMENT = re.compile(r"""^((?:"[^"]*"|'[^']*'|[^"'#]|(?<=\S)#)*)(?:#\s?(.*))?$""")
@@ -88,7 +89,8 @@ class Catalog:
         path = next((each.path for each in self.options(group) if each.name == option), None)
         if path is None:
             return []
-        return [Key(f"{group}.{key.name}", key.default, key.meaning) for key in keys(path)]
+        section = next((found[1] for line in _lines(path) if (found := _PACKAGE.match(line))), group)
+        return [Key(f"{section}.{key.name}", key.default, key.meaning) for key in keys(path)]
 
 
 def meaning(path: Path) -> str:

@@ -393,7 +393,8 @@ def _keys_beside(key: str, keys: Sequence[str], catalog: Catalog) -> str:
     options = [option.name for option in catalog.options(group)]
     having = [name for name in options if any(each.name == key for each in catalog.group_keys(group, name))]
     if having:
-        return "it is a key of " + ", ".join(f"{group}={name}" for name in having)
+        chosen = "{}=[{}]" if catalog.defaults("train").get(group) == "[]" else "{}={}"
+        return "it is a key of " + ", ".join(chosen.format(group, name) for name in having)
     there = [each.removeprefix(f"{section}.") for each in keys if each.startswith(f"{section}.")]
     return f"{section} has: {', '.join(there)}" if there else ""
 
