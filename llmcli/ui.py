@@ -117,9 +117,15 @@ def table(
     if not is_first_process():
         return
     console = _out if stdout else err
-    if not console.is_terminal:
-        console = Console(file=console.file, width=_PIPE_WIDTH, highlight=False)
-    console.print(_table(rows, headers, right))
+    table = _table(rows, headers, right)
+    if console.is_terminal:
+        console.print(table)
+        return
+    plain = Console(file=console.file, width=_PIPE_WIDTH, highlight=False)
+    with plain.capture() as drawn:
+        plain.print(table)
+    for line in drawn.get().splitlines():  # Rich fills the last column up with spaces
+        plain.file.write(line.rstrip() + "\n")
 
 
 class LiveTable:
