@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def test_the_report(llm, films, tmp_path):
     assert shown.code == 0
     page = (tmp_path / "data-text.html").read_text("utf-8")
     assert "page  data-text.html" in shown.err
+    assert escape("'clean=[lowercase]'") in page, "the command that makes the page again is quoted for a shell"
     plain = llm("data", *ARGS, "clean=[lowercase]", "--json", "--out", "other.html")
     facts = json.loads(plain.out)
     assert (tmp_path / "other.html").is_file() and page.count("<section>") == 7

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -69,7 +70,7 @@ def _write(path: Path, page: str) -> None:
 
 def _chosen(overrides: list[str]) -> str:
     """The command that makes this report again."""
-    return " ".join(["llm data", *overrides])
+    return shlex.join(["llm", "data", *overrides])
 
 
 def _list(as_json: bool) -> int:
