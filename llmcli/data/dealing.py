@@ -26,9 +26,10 @@ class DealtRecords(Source[Record]):
 
     val_fraction, test_fraction: shares of train for a split that the source lacks; 0: it stays without. A record's
     place follows from a hash of its inputs: copies stay together, and new records do not move old ones. stratify: the
-    shares hold exactly, for every label (or set of labels) by itself too; train is read once more for it, at 8 bytes a
-    record. flaws: what cannot be read as a record is an "error" or left out ("skip"). unseen_labels: "skip" leaves out
-    records of val and test with a label that no record of train has; "error" leaves them to be found.
+    shares hold exactly, for every label (or set of labels) by itself too, but for what labels with few records cannot
+    give; copies with different labels may be parted; train is read once more for it, at 8 bytes a record. flaws: what
+    cannot be read as a record is an "error" or left out ("skip"). unseen_labels: "skip" leaves out records of val and
+    test with a label that no record of train has, as they are read; "error" leaves them to be found.
     """
 
     def __init__(
@@ -142,24 +143,24 @@ class DealtRecords(Source[Record]):
     def _bounds_of_strata(self) -> dict[tuple[str, ...], Bounds]:
         """Bounds that give each stratum its shares.
 
-        What rounding leaves over is carried from stratum to stratum, so that the shares of the whole hold too, even
-        where every label is rare. One record of each label always stays in train.
+        What rounding leaves over, or a rare label cannot give, is carried to the next larger stratum, so that the
+        shares of the whole hold too. Where records have one label each, one record of every label stays in train.
         """
         places: defaultdict[tuple[str, ...], array[int]] = defaultdict(lambda: array("Q"))
         for record in self._sound("train"):
             places[_stratum(record)].append(self._place(record))
         owed = [0.0, 0.0]
         bounds = {}
-        for stratum in sorted(places):
+        for stratum in sorted(places, key=lambda each: (len(places[each]), each)):
             ordered = np.sort(np.frombuffer(places[stratum], np.uint64))
             spare = len(ordered) - (len(stratum) == 1)
             taken = 0
             cuts = []
             for index, share in enumerate(self._shares):
                 owed[index] += share * len(ordered)
-                wanted = round(owed[index])
-                owed[index] -= wanted
-                taken = min(taken + wanted, spare)
+                given = min(max(0, round(owed[index])), spare - taken)
+                owed[index] -= given
+                taken += given
                 cuts.append(0 if taken == 0 else _END if taken == len(ordered) else int(ordered[taken]))
             bounds[stratum] = (cuts[0], cuts[1])
         return bounds
