@@ -37,7 +37,7 @@ from llmcli.text.segment.base import Segmenter
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 
-FORMAT = 4
+FORMAT = 5
 _ABANDONED = 7 * 24 * 3600  # seconds after which nobody will continue
 
 _OTHER_RECORDS = "llm data list names what each data set holds, llm train --help the tasks"
@@ -203,17 +203,22 @@ def _write(build: Build, tokenizer: Tokenizer | Train, manifest: dict[str, Any])
     source = build.source
     build.clean()
     if not isinstance(tokenizer, Tokenizer) and "train" in source.splits and build.empty("train"):
-        raise _no_text("train", source)
-    tokenizer = build.tokenizer(tokenizer)
+        raise _no_text("train", build)
+    try:
+        tokenizer = build.tokenizer(tokenizer)
+    except InputError as err:
+        if "train" in source.splits and build.left("train")[1] == 0:  # nothing was there to learn from
+            raise _no_text("train", build) from err
+        raise
     if manifest["eos"] and tokenizer.eos_id is None:
         raise InputError("data.eos is on, but this tokenizer has no end-of-text token", "data.eos=false")
     splits: dict[str, Any] = {}
     for split in source.splits:
         splits[split] = build.encode(split, tokenizer, eos=bool(manifest["eos"]))
         if source.record is not Text:
-            _check_names(splits, split)
+            _check_names(splits, split, source)
         if not splits[split]["characters"]:
-            raise _no_text(split, source)
+            raise _no_text(split, build)
     manifest |= {
         "origin": source.describe(),
         "dtype": id_dtype(tokenizer.vocab_size),
@@ -235,14 +240,17 @@ def _forget_abandoned(root: Path, but: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_names(splits: Mapping[str, Any], split: str) -> None:
+def _check_names(splits: Mapping[str, Any], split: str, source: Source[Any]) -> None:
     unseen = sorted(set(splits[split]["names"]) - set(splits["train"]["names"])) if "train" in splits else []
     if unseen:
         count = sum(splits[split]["names"][name] for name in unseen)
         raise InputError(
             f"the {split} split has {unseen[0]!r} ({count:,} times{' with others' if len(unseen) > 1 else ''}), "
             "which the train split never has",
-            "data.unseen_labels=skip leaves such examples out",
+            "data.unseen_labels=skip goes by the labels as they are read, and cleaning or duplicates took all examples of "
+            "this one from train: another clean= or duplicates="
+            if getattr(source, "unseen_labels", "") == "skip"
+            else "data.unseen_labels=skip leaves such examples out",
         )
 
 
@@ -275,9 +283,22 @@ def _train_key(train: Train, settings: Mapping[str, Any]) -> dict[str, Any]:
     return key
 
 
-def _no_text(split: str, source: Source[Any]) -> InputError:
+def _no_text(split: str, build: Build) -> InputError:
+    source = build.source
     if all(next(iter(source.records(name)), None) is None for name in source.splits):
         return InputError("there is no text: every file is empty", "look at data.path")
+    what = "documents" if source.record is Text else "examples"
+    read = sum(getattr(record, "end", True) for record in source.records(split))
+    if read:
+        cleaned, kept = build.left(split)
+        return InputError(
+            f"nothing is left of the {split} split: of {read:,} {what} cleaning dropped {read - cleaned:,} and "
+            f"duplicates {cleaned - kept:,}",
+            "other steps in clean=, or duplicates= that keep them" if cleaned - kept else "other steps in clean=",
+        )
+    if split in getattr(source, "own_splits", ()):
+        without = "".join(f", {count:,} {reason} left out" for reason, count in source.left_out.items())
+        return InputError(f"there are no {what} in the {split} split{without}", "look at data.path")
     if source.record is Text:
         what, way_out = "document", "use more text, or data.split=position, which takes val and test from its end"
     else:

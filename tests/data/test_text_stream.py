@@ -43,10 +43,20 @@ def test_parts_joined_are_the_lines(stream, limit):
     assert documents == expected
 
 
-def test_a_long_document_is_cut_after_a_newline_else_at_white_space_else_hard():
-    assert [piece.text for piece in pieces(["one\ntwo three"], 10)] == ["one\n", "two three"]
-    assert [piece.text for piece in pieces(["one two three"], 10)] == ["one two ", "three"]
-    assert [piece.text for piece in pieces(["onetwothree"], 10)] == ["onetwothre", "e"]
+@pytest.mark.parametrize(
+    ("text", "limit", "found"),
+    [
+        ("one\ntwo three", 10, ["one\n", "two three"]),
+        ("one\n\n\n two", 6, ["one\n\n\n", " two"]),
+        ("one\ntwo\n\n# 3", 9, ["one\n", "two\n\n# 3"]),
+        ("1\n2\n3\n", 5, ["1\n2\n", "3\n"]),
+        ("one two three", 10, ["one two", " three"]),
+        ("one\ttwo\tthree", 10, ["one\ttwo\t", "three"]),
+        ("onetwothree", 10, ["onetwothre", "e"]),
+    ],
+)
+def test_a_long_document_is_cut_where_no_subword_lies_across_else_at_white_space_else_hard(text, limit, found):
+    assert [piece.text for piece in pieces([text], limit)] == found
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])

@@ -13,6 +13,11 @@ from llmcli.data.records import Text
 PIECE = 1 << 20  # characters
 LINE = re.compile(r"\n")
 _BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+# Where a long document is cut, the best first: after a newline or before a space where no subword lies across, so that
+# its ids are those of the whole; after a newline; after white space. Each ends before a character that it looks at.
+_CUTS = tuple(
+    re.compile(pattern, re.DOTALL) for pattern in (r".*\n(?=[^\W\d_]| )", r".*\n(?=.)", r".*[^ ](?= )", r".*[ \t](?=.)")
+)
 _LEADING_BLANK_LINES = re.compile(r"(?:[ \t]*\n)+")
 
 
@@ -65,6 +70,6 @@ def paragraphs(stream: Iterable[str], limit: int = PIECE) -> Iterator[Text]:
 
 
 def _cut(text: str, limit: int) -> int:
-    """Where to cut text longer than `limit`: after a newline, else after white space, else at the limit."""
-    newline = text.rfind("\n", 0, limit) + 1
-    return newline or max(text.rfind(" ", 0, limit), text.rfind("\t", 0, limit)) + 1 or limit
+    """Where to cut text longer than `limit`: at the last of the best places, else at the limit."""
+    found = (pattern.match(text, 0, limit + 1) for pattern in _CUTS)
+    return next((match.end() for match in found if match), limit)
