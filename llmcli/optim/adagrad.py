@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from llmcli.errors import InputError
 from llmcli.optim.groups import decay_groups, finish
+from llmcli.optim.sparse import has_sparse_tables, refuse_decay_of_sparse, touched_rows
 
 
 def adagrad(
@@ -24,12 +25,9 @@ def adagrad(
     touch all, and for weight decay per row.
     """
     groups = decay_groups(module, lr=lr, weight_decay=weight_decay, l1=l1)
-    sparse = any(isinstance(each, nn.Embedding | nn.EmbeddingBag) and each.sparse for each in module.modules())
-    if sparse and (weight_decay or l1):
-        raise InputError(
-            f"optimizer.weight_decay ({weight_decay}) and l1 ({l1}) must be 0 with sparse gradients",
-            "model.sparse=false updates every row at every step, slowly",
-        )
+    sparse = has_sparse_tables(module)
+    if sparse:
+        refuse_decay_of_sparse(weight_decay=weight_decay, l1=l1)
     if per_row and weight_decay:
         raise InputError(f"optimizer.weight_decay ({weight_decay}) must be 0 with optimizer.per_row")
     if sparse or per_row:
@@ -75,10 +73,7 @@ class SparseAdagrad(Optimizer):
             total.add_(_squares(gradient, self._per_row))
             parameter.addcdiv_(gradient, total.sqrt().add_(eps), value=-lr)
             return
-        # what coalesce() does, in half its time
-        rows, places = torch.unique(gradient._indices()[0], return_inverse=True)
-        parts = gradient._values()
-        values = parts.new_zeros(len(rows), *parts.shape[1:]).index_add_(0, places, parts)
+        rows, values = touched_rows(gradient)
         sums = total.index_select(0, rows).add_(_squares(values, self._per_row))
         total.index_copy_(0, rows, sums)
         parameter.index_add_(0, rows, values.div_(sums.sqrt_().add_(eps)), alpha=-lr)

@@ -15,6 +15,7 @@ from llmcli.metrics.text import Loss
 from llmcli.metrics.words import Pair, Question, WordSpace
 from llmcli.models.base import WordVectorModel
 from llmcli.optim.adagrad import SparseAdagrad
+from llmcli.optim.row_sgd import RowSGD
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
 from llmcli.tokenizers.base import RESERVED, Tokenizer
 
@@ -56,10 +57,10 @@ class WordVectors(Task):
         found = super().configure_optimizers()
         optimizer = found["optimizer"]
         plain = isinstance(optimizer, SGD) and not any(group.get("fused") for group in optimizer.param_groups)
-        if self.model.sparse and not (plain or isinstance(optimizer, SparseAdagrad | SparseAdam)):
+        if self.model.sparse and not (plain or isinstance(optimizer, SparseAdagrad | RowSGD | SparseAdam)):
             raise InputError(
                 f"optimizer: {type(optimizer).__name__} cannot use the sparse gradients of word vectors",
-                "optimizer=adagrad can; model.sparse=false updates every row at every step, slowly",
+                "optimizer=sgd_vectors and adagrad can; model.sparse=false updates every row at every step, slowly",
             )
         return found
 

@@ -83,7 +83,7 @@ def test_twenty_steps_equal_torch(option: str):
 
 
 def test_every_option_has_a_reference():
-    assert {*REFERENCES, "muon", "adagrad_vectors"} == set(OPTIONS)  # which have files of their own
+    assert {*REFERENCES, "muon", "adagrad_vectors", "sgd_vectors"} == set(OPTIONS)  # which have files of their own
 
 
 def test_nesterov_needs_momentum():
