@@ -85,6 +85,11 @@ class Build:
         """Whether cleaning left nothing of a split, or nothing was there."""
         return next(self._cleaned(split), None) is None
 
+    def left(self, split: str) -> tuple[int, int]:
+        """How many documents or examples of a split cleaning leaves, and how many of those duplicates do."""
+        cleaned, kept = self._cleaned(split), self.kept.records(split)
+        return sum(getattr(each, "end", True) for each in cleaned), sum(getattr(each, "end", True) for each in kept)
+
     def tokenizer(self, tokenizer: Tokenizer | Train) -> Tokenizer:
         """The one given, or trained on the cleaned train split; it stands in the folder then."""
         if "tokenizer" in self._done:

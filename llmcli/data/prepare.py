@@ -247,8 +247,8 @@ def _check_names(splits: Mapping[str, Any], split: str, source: Source[Any]) -> 
         raise InputError(
             f"the {split} split has {unseen[0]!r} ({count:,} times{' with others' if len(unseen) > 1 else ''}), "
             "which the train split never has",
-            "data.unseen_labels=skip goes by the labels as they are read, and cleaning or duplicates took all examples of "
-            "this one from train: another clean= or duplicates="
+            "data.unseen_labels=skip goes by the labels as they are read, and cleaning or duplicates took all examples "
+            "of this one from train: another clean= or duplicates="
             if getattr(source, "unseen_labels", "") == "skip"
             else "data.unseen_labels=skip leaves such examples out",
         )
@@ -291,6 +291,8 @@ def _no_text(split: str, build: Build) -> InputError:
     read = sum(getattr(record, "end", True) for record in source.records(split))
     if read:
         cleaned, kept = build.left(split)
+        if kept:
+            return InputError(f"the {kept:,} {what} of the {split} split hold no text", "look at data.path")
         return InputError(
             f"nothing is left of the {split} split: of {read:,} {what} cleaning dropped {read - cleaned:,} and "
             f"duplicates {cleaned - kept:,}",

@@ -88,6 +88,33 @@ def test_a_label_that_train_never_has(llm):
     assert done.code == 0 and "1 with labels that train never has" in done.err
 
 
+def test_what_emptied_a_split_is_said(llm):
+    Path("train.csv").write_text("text,label\na long text to keep,a\nanother long text,a\n", encoding="utf-8")
+    Path("val.csv").write_text("text,label\nshort,a\n", encoding="utf-8")
+    told = ["prepare", "data=labeled_text", "data.reader.text=text"]
+    cleaned = llm(
+        *told,
+        "data.path={train: train.csv, val: val.csv}",
+        "tokenizer=byte",
+        "clean=[length]",
+        "clean.length.minimum=9",
+    )
+    assert cleaned.code == 2 and "of the val split: of 1 examples cleaning dropped 1 and duplicates 0" in cleaned.err
+    same = llm(*told, "data.path={train: train.csv, val: train.csv}", "tokenizer=word", "duplicates=drop_leaks")
+    assert same.code == 2, same.err
+    assert "nothing is left of the train split: of 2 examples cleaning dropped 0 and duplicates 2" in same.err
+
+
+def test_the_way_out_is_not_the_option_that_is_given(llm):
+    Path("train.csv").write_text("text,label\none,a\ntwo,b\n", encoding="utf-8")
+    Path("val.csv").write_text("text,label\ntwo,b\n", encoding="utf-8")
+    found = llm(
+        "prepare", "data=labeled_text", "data.path={train: train.csv, val: val.csv}", "tokenizer=byte",
+        "duplicates=drop_leaks", "data.unseen_labels=skip",
+    )  # fmt: skip
+    assert found.code == 2 and "another clean= or duplicates=" in found.err
+
+
 # -- what the readers make of rows -----------------------------------------------------------------------------------
 
 
