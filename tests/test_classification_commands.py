@@ -44,6 +44,15 @@ def test_a_table_is_learned_scored_and_predicted(llm, reviews, tmp_path):
     assert labels == ["positive", "negative"]
 
 
+def test_every_line_of_a_file_has_its_answer(llm, reviews, tmp_path):
+    run, lines = tmp_path / "run", tmp_path / "lines.txt"
+    assert llm("train", *reviews, *SMALL, "trainer.max_steps=2", f"hydra.run.dir={run}").code == 0
+    lines.write_text("\nit was lovely\n\n\nawful\n\n", encoding="utf-8")
+    answers = llm("predict", f"ckpt={run}", "--input", str(lines), "top=1", "--json")
+    texts = [json.loads(line)["text"] for line in answers.out.splitlines()]
+    assert texts == ["", "it was lovely", "", "", "awful"]
+
+
 def test_resumed_it_ends_with_the_same_figures(llm, reviews, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     options = [

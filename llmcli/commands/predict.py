@@ -53,7 +53,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
 
 
 def _texts(texts: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """From --text, then the lines of each --input; without either those of standard input. Empty lines are left out."""
+    """From --text, then the lines of each --input; without either those of standard input. Answers and lines match."""
     yield from texts.get("text", ())
     for name in texts.get("input", ()):
         try:
@@ -66,13 +66,19 @@ def _texts(texts: Mapping[str, Sequence[str]]) -> Iterator[str]:
 
 
 def _lines(file: IO[bytes], name: str) -> Iterator[str]:
+    """Also the empty ones between others, so that answers stand in the lines of their texts; none at the end."""
+    empty = 0
     for number, line in enumerate(file, start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
         except UnicodeDecodeError as err:
             raise InputError(f"{name}, line {number} is not UTF-8: byte 0x{line[err.start]:02x}") from err
-        if text.strip():
-            yield text
+        if not text.strip():
+            empty += 1
+            continue
+        yield from [""] * empty
+        empty = 0
+        yield text
 
 
 def _show(answers: Sequence[Mapping[str, Any]]) -> None:
