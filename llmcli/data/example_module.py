@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
-import pytorch_lightning as pl
 from numpy.typing import NDArray
 
 from llmcli.data.augment import Augmentation, SubwordSampling, Words
 from llmcli.data.example_batches import Encode, ExamplePlan
 from llmcli.data.examples import Examples
 from llmcli.data.loader import EpochLoader, PlanLoader
+from llmcli.data.module import PreparedData
 from llmcli.data.prepare import Prepared
 from llmcli.data.records import KINDS
 from llmcli.data.samplers import Balanced, EvaluationBatches, Order, Shuffled, TrainingBatches, Weighted
-from llmcli.data.windows import Batch
 from llmcli.errors import InputError
 from llmcli.text.augment.base import Step
 
@@ -25,7 +24,7 @@ TooLong = Literal["truncate", "drop", "error"]
 Balance = Literal["none", "over", "under"]
 
 
-class ExampleData(pl.LightningDataModule):
+class ExampleData(PreparedData):
     """Examples of any kind, at most `size` a batch, as the task encodes them.
 
     max_tokens: of a batch together with its padding (None: no limit). seq_len: ids of the longest example; too_long is
@@ -147,12 +146,6 @@ class ExampleData(pl.LightningDataModule):
         )
         return PlanLoader(plan, num_workers=self.num_workers)
 
-    def val_dataloader(self) -> Iterable[Batch]:
-        return self.eval_loader("val") if "val" in self.prepared.splits else []
-
-    def test_dataloader(self) -> Iterable[Batch]:
-        return self.eval_loader("test") if "test" in self.prepared.splits else []
-
     def eval_loader(
         self, split: str, stride: int | None = None, size: int | None = None, *, alone: bool = False
     ) -> EpochLoader:
@@ -250,6 +243,3 @@ class ExampleData(pl.LightningDataModule):
 
     def _lengths(self, examples: Examples) -> NDArray[np.int64]:
         return np.minimum(self._whole_lengths(examples), self.seq_len)
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -13,7 +14,28 @@ from llmcli.data.windows import Batch, EvaluationStreams, EvaluationWindows, Pla
 from llmcli.errors import InputError
 
 
-class WindowData(pl.LightningDataModule):
+class PreparedData(pl.LightningDataModule, ABC):
+    """What every data module has in common: splits that are scored are those of the prepared data, shared by ranks."""
+
+    prepared: Prepared
+
+    @abstractmethod
+    def eval_loader(
+        self, split: str, stride: int | None = None, size: int | None = None, *, alone: bool = False
+    ) -> EpochLoader:
+        """All of a split once. size: rows a batch. alone: all of it on this process, where several would share it."""
+
+    def val_dataloader(self) -> Iterable[Batch]:
+        return self.eval_loader("val") if "val" in self.prepared.splits else []
+
+    def test_dataloader(self) -> Iterable[Batch]:
+        return self.eval_loader("test") if "test" in self.prepared.splits else []
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+class WindowData(PreparedData):
     """Windows of `seq_len` tokens, `size` a batch.
 
     contiguous: rows continue from batch to batch, as a recurrent model that carries its state needs;
@@ -78,12 +100,6 @@ class WindowData(pl.LightningDataModule):
             world=world,
         )
 
-    def val_dataloader(self) -> Iterable[Batch]:
-        return self.eval_loader("val") if "val" in self.prepared.splits else []
-
-    def test_dataloader(self) -> Iterable[Batch]:
-        return self.eval_loader("test") if "test" in self.prepared.splits else []
-
     def eval_loader(
         self, split: str, stride: int | None = None, size: int | None = None, *, alone: bool = False
     ) -> EpochLoader:
@@ -123,9 +139,6 @@ class WindowData(pl.LightningDataModule):
                 "more text, or trainer.devices=1",
             )
         return EpochLoader(plan(rank=rank), num_workers=self.num_workers)
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _check_train(self, world: int) -> None:
         tokens = len(self._train_tokens)

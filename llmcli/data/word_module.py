@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import ClassVar
-
-import pytorch_lightning as pl
 
 from llmcli.data.cooccurrence import CellBatches, cells_of
 from llmcli.data.loader import EpochLoader, PlanLoader
-from llmcli.data.module import WindowData
+from llmcli.data.module import PreparedData, WindowData
 from llmcli.data.pairs import WordBlocks, word_counts
 from llmcli.data.prepare import Prepared
-from llmcli.data.windows import Batch, Plan
+from llmcli.data.windows import Plan
 from llmcli.errors import InputError
 from llmcli.tokenizers.base import RESERVED
 
@@ -95,7 +92,7 @@ class WordWindowData(WindowData):
         )
 
 
-class CooccurrenceData(pl.LightningDataModule):
+class CooccurrenceData(PreparedData):
     """Cells of the matrix that counts how often words stand at most `window` words apart, `size` a batch.
 
     eval_size: cells of an evaluation batch; None: as many as `size`.
@@ -147,12 +144,6 @@ class CooccurrenceData(pl.LightningDataModule):
         rank, world = self._rank_and_world()
         return PlanLoader(self._train(rank, world), num_workers=self.num_workers)
 
-    def val_dataloader(self) -> Iterable[Batch]:
-        return self.eval_loader("val") if "val" in self.prepared.splits else []
-
-    def test_dataloader(self) -> Iterable[Batch]:
-        return self.eval_loader("test") if "test" in self.prepared.splits else []
-
     def eval_loader(
         self, split: str, stride: int | None = None, size: int | None = None, *, alone: bool = False
     ) -> EpochLoader:
@@ -184,6 +175,3 @@ class CooccurrenceData(pl.LightningDataModule):
         )
         tokens = self.prepared.count("tokens", split)
         return CellBatches(cells, size=size, text_tokens=tokens, seed=seed, group=group, rank=rank, world=world)
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
