@@ -160,11 +160,11 @@ def test_texts_come_from_options_files_and_standard_input(trained, llm, tmp_path
     run = trained("word2vec")
     (tmp_path / "words.txt").write_bytes("\ufeffcat\r\n\nsaw\n".encode())
     result = llm("predict", f"ckpt={run}", "--text", "dog", "--input", "words.txt", "--json", "top=1")
-    assert [json.loads(line)["text"] for line in result.out.splitlines()] == ["dog", "cat", "saw"]
+    assert [json.loads(line)["text"] for line in result.out.splitlines()] == ["dog", "cat", "", "saw"]
     with (tmp_path / "words.txt").open(encoding="utf-8-sig") as file:
         monkeypatch.setattr("sys.stdin", file)
         result = llm("predict", f"ckpt={run}", "top=1")
-    assert [json.loads(line)["text"] for line in result.out.splitlines()] == ["cat", "saw"]
+    assert [json.loads(line)["text"] for line in result.out.splitlines()] == ["cat", "", "saw"]
 
 
 def test_a_text_of_several_words_is_their_mean_and_an_unknown_one_has_no_neighbours(trained, llm):
