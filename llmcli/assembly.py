@@ -32,6 +32,8 @@ from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 from llmcli.trainer import Budget, TrainerSettings, accelerator_of
 
+SPECIAL_IDS = ("pad_id", "bos_id", "eos_id", "mask_id", "cls_id", "sep_id")
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:
@@ -193,7 +195,7 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
             "data.val_fraction=0.1 keeps a tenth of the text for it",
         )
     tokenizer = prepared.tokenizer
-    ids = {name: getattr(tokenizer, name) for name in ("pad_id", "bos_id", "eos_id")}
+    ids = {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
     counts = prepared.manifest["splits"]["train"].get("names", {})
     _check_labels(counts)
     labels = {"names": list(counts), "name_counts": list(counts.values())}

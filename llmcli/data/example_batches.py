@@ -71,6 +71,7 @@ class ExamplePlan(Plan):
         rows = [self._row(*each, epoch, longest) for each in zip(examples.tolist(), showings.tolist(), strict=True)]
         batch = collate(rows, self.encode.pad)
         batch["index"] = epoch * len(self) + number
+        batch["numbers"] = torch.from_numpy(examples.astype(np.int64))  # (B,): which examples of the split they are
         return batch
 
     def _row(self, number: int, showing: int, epoch: int, longest: int) -> Row:

@@ -27,13 +27,17 @@ class StepResult:
     """What one batch contributes: sums, so that batches of any size add up.
 
     loss: sum over `n` targets (nats), with its graph in training. sums: further sums for the metrics, no graph.
-    tokens: how much text that was, where it is not as many tokens as targets.
+    tokens: how much text that was, where it is not as many tokens as targets. Validating examples, also: each, what
+    every example contributes to `loss`, `n` and `sums`, (B, ...) by those names; outputs, (B, ...), what `outcomes`
+    makes the task's answers of.
     """
 
     loss: Tensor
     n: int
     sums: dict[str, Tensor] = field(default_factory=dict)
     tokens: int | None = None
+    each: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def text(self) -> int:
