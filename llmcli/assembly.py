@@ -10,26 +10,23 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from llmcli import config as configs
-from llmcli import embeddings, precision, schema, ui
+from llmcli import embeddings, precision
 from llmcli.callbacks.base import Callback, Context, in_order
 from llmcli.callbacks.checkpoints import Checkpoints
 from llmcli.callbacks.history import History
 from llmcli.callbacks.progress import ProgressBar
 from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
-from llmcli.catalog import Catalog
-from llmcli.data.cache import digest
-from llmcli.data.prepare import Prepared, prepare
+from llmcli.data.prepare import Prepared
 from llmcli.data.records import Text
-from llmcli.data.source import Source
 from llmcli.decoding.base import Strategy
 from llmcli.embeddings import Coverage
 from llmcli.errors import InputError
+from llmcli.preparation import prepare_as, prepare_data
 from llmcli.tasks.base import Task
 from llmcli.tokenizers import store
-from llmcli.tokenizers.base import Tokenizer
 from llmcli.trainer import Budget, TrainerSettings, accelerator_of
 
 SPECIAL_IDS = ("pad_id", "bos_id", "eos_id", "mask_id", "cls_id", "sep_id")
@@ -65,107 +62,6 @@ class Parts:
     @property
     def planned_tokens(self) -> int | None:
         return None if self.budget.steps is None else self.budget.steps * self.tokens_per_step
-
-
-def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
-    """A model that the task cannot train, or whose batches are of another kind, stops here, before any data is read.
-
-    Raises InputError naming what works.
-    """
-    task, model = schema.locate(str(cfg.task._target_)), schema.locate(str(cfg.model._target_))
-    kind, kinds = getattr(model, "kind", None), getattr(task, "kinds", ())
-    if kind is not None and kinds and kind not in kinds:
-        raise InputError(
-            f"model={choices.get('model')} is of kind {kind!r} and cannot be trained with task={choices.get('task')}, "
-            f"which takes: {', '.join(kinds)}",
-            _tasks_with("kinds", kind) or "llm train --help lists the models and tasks",
-        )
-    _check_record(cfg, choices, task)
-    # word vectors differ in what they learn from, so there the model says it; else the task does
-    wanted = getattr(model, "learns_from", None) or getattr(task, "learns_from", "windows")
-    given = getattr(schema.locate(str(cfg.batch._target_)), "gives", "windows")
-    if wanted != given:
-        raise InputError(
-            f"model={choices.get('model')} with task={choices.get('task')} learns from {wanted}, "
-            f"and batch={choices.get('batch')} gives {given}",
-            "leave out batch=: the data or the model brings its own",
-        )
-
-
-def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> None:
-    """The data must hold the kind of record that the task learns from; who gives which is said by the classes."""
-    source, reader = schema.locate(str(cfg.data._target_)), cfg.data.get("reader")
-    record = getattr(source, "record", None) or getattr(schema.locate(str(reader._target_)), "record", None)
-    kind, takes = getattr(record, "__name__", None), getattr(task, "takes", ())
-    if kind is None or not takes or kind in takes:
-        return
-    raise InputError(
-        f"data={choices.get('data')} holds {kind} records; task={choices.get('task')} learns from {' or '.join(takes)}",
-        _tasks_with("takes", kind) or f"no task learns from {kind} yet; llm prepare and llm data work with them",
-    )
-
-
-def _tasks_with(attribute: str, value: str) -> str:
-    """Like "it goes with task=a or task=b": the shipped tasks that list `value`; "" where there is none."""
-    options = Catalog([configs.config_dir()]).options("task")
-    tasks = {each.name: schema.locate(str(OmegaConf.load(each.path)._target_)) for each in options}
-    fitting = [name for name, task in tasks.items() if value in getattr(task, attribute, ())]
-    return f"it goes with task={' or task='.join(fitting)}" if fitting else ""
-
-
-def prepare_data(
-    cfg: DictConfig,
-    tokenizer: Tokenizer | None = None,
-    *,
-    trusted: tuple[str, ...] | None = None,
-    source: Source[Any] | None = None,
-) -> Prepared:
-    """Read, clean, tokenize and write shards, or find them in the cache.
-
-    tokenizer: one that exists, instead of that of the config. source: of `data` that the user named, which needs no
-    trust where the rest of the config does.
-    """
-    source = source or configs.build(cfg.data, trusted=trusted)
-    try:
-        with ui.Meter(in_bytes=True) as meter:
-            return prepare(
-                source,
-                clean=configs.build(cfg.clean, trusted=trusted),
-                duplicates=configs.build(cfg.duplicates, trusted=trusted),
-                tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer, trusted=trusted),
-                tokenizer_key={} if tokenizer is not None else configs.resolved(cfg.tokenizer),
-                workers=OmegaConf.select(cfg, "prepare.workers"),  # runs of earlier versions have no such key
-                report=meter,
-            )
-    except KeyboardInterrupt:
-        ui.note("stopped; what is prepared is kept, and the same command goes on from there")
-        raise
-
-
-def prepare_as(
-    cfg: DictConfig, tokenizer: Tokenizer, fingerprint: Mapping[str, Any], *, trusted: tuple[str, ...], otherwise: str
-) -> Prepared:
-    """The data of a run's config with the run's own tokenizer, from the run's cache entry where it is still there.
-
-    fingerprint: of the source when the run began. Raises InputError where it has changed since, with the way out
-    `otherwise`, and where it would have to be downloaded: a config that comes with a file is not asked what to fetch.
-    """
-    source: Source[Any] = configs.build(cfg.data, trusted=trusted)
-    if absent := source.missing():
-        raise InputError(
-            f"the run's data is not on this machine any more: {absent[0]}",
-            "llm prepare data=... downloads it, for one whose name you know",
-        )
-    now = source.fingerprint()
-    if digest(now) != digest(fingerprint):
-        versions = [each.get("python") for each in (fingerprint, now)]
-        which = f": it was the documentation of Python {versions[0]}, this is Python {versions[1]}"
-        raise InputError(
-            f"the data has changed since the run began{which if versions[0] != versions[1] else ''}", otherwise
-        )
-    prepared = prepare_data(cfg, trusted=trusted)
-    same = store.fingerprint(prepared.tokenizer) == store.fingerprint(tokenizer)
-    return prepared if same else prepare_data(cfg, tokenizer, trusted=trusted)
 
 
 def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, Any] | None = None) -> Parts:

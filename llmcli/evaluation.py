@@ -10,13 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmcli import config as configs
 from llmcli import ui
-from llmcli.assembly import batches, prepare_as, prepare_data
+from llmcli.assembly import batches
 from llmcli.checkpoint import Loaded
 from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared
 from llmcli.data.source import Source
 from llmcli.errors import InputError
 from llmcli.floor import ngram_floor
+from llmcli.preparation import prepare_as, prepare_data
 from llmcli.tasks.base import Task, figures
 from llmcli.trainer import accelerator_of
 

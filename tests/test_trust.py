@@ -48,7 +48,7 @@ def built(section: str, node: dict) -> object:
         "llmcli.api.load",
         "llmcli.load",
         "llmcli.schema.locate",
-        "llmcli.assembly.prepare_data",
+        "llmcli.preparation.prepare_data",
         "llmcli.data.cache.write_atomic",
         "llmcli.files.write_atomic",
         "llmcli.data.download.fetch",

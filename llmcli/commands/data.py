@@ -28,8 +28,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
 
 
 def _report(cfg: DictConfig) -> int:
-    from llmcli.assembly import prepare_data
     from llmcli.data.survey import survey
+    from llmcli.preparation import prepare_data
     from llmcli.report import data as report
 
     configs.validate(cfg)

@@ -11,8 +11,8 @@ from llmcli import ui
 
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
-    from llmcli.assembly import prepare_data
     from llmcli.data.duplicates import in_words
+    from llmcli.preparation import prepare_data
 
     configs.validate(cfg)
     prepared = prepare_data(cfg)

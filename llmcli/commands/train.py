@@ -31,7 +31,7 @@ _CHANGEABLE = (
 
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
-    from llmcli.assembly import check_pair
+    from llmcli.fitting import check_pair
     from llmcli.trainer import quiet_lightning
 
     quiet_lightning()

@@ -1,0 +1,59 @@
+"""Whether data, model, task and batches go together, told from the config before any data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from llmcli import config as configs
+from llmcli import schema
+from llmcli.catalog import Catalog
+from llmcli.errors import InputError
+
+
+def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
+    """A model that the task cannot train, or whose batches are of another kind, stops here, before any data is read.
+
+    Raises InputError naming what works.
+    """
+    task, model = schema.locate(str(cfg.task._target_)), schema.locate(str(cfg.model._target_))
+    kind, kinds = getattr(model, "kind", None), getattr(task, "kinds", ())
+    if kind is not None and kinds and kind not in kinds:
+        raise InputError(
+            f"model={choices.get('model')} is of kind {kind!r} and cannot be trained with task={choices.get('task')}, "
+            f"which takes: {', '.join(kinds)}",
+            _tasks_with("kinds", kind) or "llm train --help lists the models and tasks",
+        )
+    _check_record(cfg, choices, task)
+    # word vectors differ in what they learn from, so there the model says it; else the task does
+    wanted = getattr(model, "learns_from", None) or getattr(task, "learns_from", "windows")
+    given = getattr(schema.locate(str(cfg.batch._target_)), "gives", "windows")
+    if wanted != given:
+        raise InputError(
+            f"model={choices.get('model')} with task={choices.get('task')} learns from {wanted}, "
+            f"and batch={choices.get('batch')} gives {given}",
+            "leave out batch=: the data or the model brings its own",
+        )
+
+
+def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> None:
+    """The data must hold the kind of record that the task learns from; who gives which is said by the classes."""
+    source, reader = schema.locate(str(cfg.data._target_)), cfg.data.get("reader")
+    record = getattr(source, "record", None) or getattr(schema.locate(str(reader._target_)), "record", None)
+    kind, takes = getattr(record, "__name__", None), getattr(task, "takes", ())
+    if kind is None or not takes or kind in takes:
+        return
+    raise InputError(
+        f"data={choices.get('data')} holds {kind} records; task={choices.get('task')} learns from {' or '.join(takes)}",
+        _tasks_with("takes", kind) or f"no task learns from {kind} yet; llm prepare and llm data work with them",
+    )
+
+
+def _tasks_with(attribute: str, value: str) -> str:
+    """Like "it goes with task=a or task=b": the shipped tasks that list `value`; "" where there is none."""
+    options = Catalog([configs.config_dir()]).options("task")
+    tasks = {each.name: schema.locate(str(OmegaConf.load(each.path)._target_)) for each in options}
+    fitting = [name for name, task in tasks.items() if value in getattr(task, attribute, ())]
+    return f"it goes with task={' or task='.join(fitting)}" if fitting else ""

@@ -1,0 +1,72 @@
+"""From a composed config to prepared data: shards or examples in the cache, made now or found there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from llmcli import config as configs
+from llmcli import ui
+from llmcli.data.cache import digest
+from llmcli.data.prepare import Prepared, prepare
+from llmcli.data.source import Source
+from llmcli.errors import InputError
+from llmcli.tokenizers import store
+from llmcli.tokenizers.base import Tokenizer
+
+
+def prepare_data(
+    cfg: DictConfig,
+    tokenizer: Tokenizer | None = None,
+    *,
+    trusted: tuple[str, ...] | None = None,
+    source: Source[Any] | None = None,
+) -> Prepared:
+    """Read, clean, tokenize and write shards, or find them in the cache.
+
+    tokenizer: one that exists, instead of that of the config. source: of `data` that the user named, which needs no
+    trust where the rest of the config does.
+    """
+    source = source or configs.build(cfg.data, trusted=trusted)
+    try:
+        with ui.Meter(in_bytes=True) as meter:
+            return prepare(
+                source,
+                clean=configs.build(cfg.clean, trusted=trusted),
+                duplicates=configs.build(cfg.duplicates, trusted=trusted),
+                tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer, trusted=trusted),
+                tokenizer_key={} if tokenizer is not None else configs.resolved(cfg.tokenizer),
+                workers=OmegaConf.select(cfg, "prepare.workers"),  # runs of earlier versions have no such key
+                report=meter,
+            )
+    except KeyboardInterrupt:
+        ui.note("stopped; what is prepared is kept, and the same command goes on from there")
+        raise
+
+
+def prepare_as(
+    cfg: DictConfig, tokenizer: Tokenizer, fingerprint: Mapping[str, Any], *, trusted: tuple[str, ...], otherwise: str
+) -> Prepared:
+    """The data of a run's config with the run's own tokenizer, from the run's cache entry where it is still there.
+
+    fingerprint: of the source when the run began. Raises InputError where it has changed since, with the way out
+    `otherwise`, and where it would have to be downloaded: a config that comes with a file is not asked what to fetch.
+    """
+    source: Source[Any] = configs.build(cfg.data, trusted=trusted)
+    if absent := source.missing():
+        raise InputError(
+            f"the run's data is not on this machine any more: {absent[0]}",
+            "llm prepare data=... downloads it, for one whose name you know",
+        )
+    now = source.fingerprint()
+    if digest(now) != digest(fingerprint):
+        versions = [each.get("python") for each in (fingerprint, now)]
+        which = f": it was the documentation of Python {versions[0]}, this is Python {versions[1]}"
+        raise InputError(
+            f"the data has changed since the run began{which if versions[0] != versions[1] else ''}", otherwise
+        )
+    prepared = prepare_data(cfg, trusted=trusted)
+    same = store.fingerprint(prepared.tokenizer) == store.fingerprint(tokenizer)
+    return prepared if same else prepare_data(cfg, tokenizer, trusted=trusted)
