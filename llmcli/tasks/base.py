@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from llmcli.data.records import Record
 from llmcli.errors import LLMError
 from llmcli.metrics.base import Metric
 from llmcli.optim.groups import take_settings
@@ -39,10 +40,36 @@ class StepResult:
     each: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def of_examples(
+        cls,
+        each: Mapping[str, Tensor],
+        *,
+        n: int,
+        tokens: int | None = None,
+        outputs: Mapping[str, Tensor] | None = None,
+    ) -> StepResult:
+        """Of a validation batch, all sums from what each example adds. each: with `loss`; `n` is 1 where left out."""
+        sums = {name: value.sum(0) for name, value in each.items() if name != "n"}
+        whole = {"n": torch.ones_like(each["loss"]), **each}
+        return cls(loss=sums.pop("loss"), n=n, sums=sums, tokens=tokens, each=whole, outputs=dict(outputs or {}))
+
     @property
     def text(self) -> int:
         """Tokens of text that the batch stands for."""
         return self.n if self.tokens is None else self.tokens
+
+
+@runtime_checkable
+class ScoresExamples(Protocol):
+    """A task that says what became of single examples; `llm eval` writes it down.
+
+    outcomes: for each record of the batch of `result` a dict of plain values, with names instead of ids: `text` (or
+    `texts`), `true`, `predicted`, `right` (bool), `loss`, and whatever else there is to know. What stands in a text is
+    `spans`: {"start", "end", "label", "kind"}, in characters, kind "true", "predicted" or "both".
+    """
+
+    def outcomes(self, records: Sequence[Record], result: StepResult) -> list[dict[str, Any]]: ...
 
 
 class Task(pl.LightningModule, ABC):
@@ -91,6 +118,10 @@ class Task(pl.LightningModule, ABC):
     @abstractmethod
     def metrics(self) -> Sequence[Metric]:
         """New metrics for one pass over a split, fed with the sums of `_step`; one of them is the `monitor`."""
+
+    def by_class(self, sums: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Figures of each class, type or group by its name, from the sums of a split; empty where there are none."""
+        return {}
 
     @property
     def higher_is_better(self) -> bool:
@@ -201,11 +232,18 @@ class Task(pl.LightningModule, ABC):
         for metric in self._val:
             metric.update({unit: ratio * n for unit, ratio in self.text_per_target.items()})
 
-    def accumulate(self, metrics: Sequence[Metric], batch: Batch) -> int:
-        """Add one batch's loss and sums to the metrics, on the device; returns its tokens."""
+    def accumulate(
+        self, metrics: Sequence[Metric], batch: Batch, seen: Callable[[Batch, StepResult], None] | None = None
+    ) -> int:
+        """Add one batch's loss and sums to the metrics, on the device; returns its tokens.
+
+        seen: is shown the batch and its result, for what `llm eval` says about single examples.
+        """
         result = self._step(batch, "val")
         for metric in metrics:
             metric.update({"loss": result.loss, "n": result.n, **result.sums})
+        if seen is not None:
+            seen(batch, result)
         return result.text
 
     def on_validation_epoch_end(self) -> None:
