@@ -38,29 +38,35 @@ def visibility(
     return (visible | itself)[:, None]  # (B, 1, T, T)
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, visible: Tensor | None, causal: bool, dropout: float = 0.0) -> Tensor:
     """q (B, H, T, K), k and v (B, G, S, K) -> (B, H, T, K).
 
-    visible (B or 1, 1, T, S) bool, or None: all keys, with `causal` those up to the query's own position.
+    visible (B or 1, 1, T, S) bool, or None: all keys, with `causal` those up to the query's own position. dropout: of
+    the weights that the keys get, 0 outside training.
     """
     plain = q.device.type == "cpu" and q.requires_grad and k.shape[2] <= LONGEST_PLAIN
-    return (plain_attention if plain else fused_attention)(q, k, v, visible, causal)
+    return (plain_attention if plain else fused_attention)(q, k, v, visible, causal, dropout)
 
 
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool) -> Tensor:
+def fused_attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool, dropout: float = 0.0
+) -> Tensor:
     """torch's kernel: no (T, S) matrix in memory."""
     y: Tensor = F.scaled_dot_product_attention(
         q,
         k,
         v,
         attn_mask=visible,
+        dropout_p=dropout,
         is_causal=causal and visible is None,
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return y
 
 
-def plain_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool) -> Tensor:
+def plain_attention(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool, dropout: float = 0.0
+) -> Tensor:
     """Two products around a float32 softmax, which the compiler fuses; memory O(T * S) per head."""
     if shared := q.shape[1] // k.shape[1] - 1:
         k, v = k.repeat_interleave(shared + 1, 1), v.repeat_interleave(shared + 1, 1)
@@ -69,5 +75,8 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, cau
     scores: Tensor = (q @ k.mT).float() * q.shape[-1] ** -0.5  # (B, H, T, S)
     if visible is not None:
         scores = scores.masked_fill(~visible, -torch.inf)
-    y: Tensor = scores.softmax(-1).to(v.dtype) @ v
+    weights = scores.softmax(-1).to(v.dtype)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    y: Tensor = weights @ v
     return y

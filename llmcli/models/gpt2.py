@@ -188,10 +188,5 @@ class Block(nn.Module):
         return x.view(b, t, self.n_heads, d // self.n_heads).transpose(1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None, causal: bool) -> Tensor:
-        if self.training and self.dropout.p:
-            y: Tensor = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=visible, is_causal=causal and visible is None, dropout_p=self.dropout.p
-            )
-        else:
-            y = attend(q, k, v, visible=visible, causal=causal)
-        return y
+        dropout = self.dropout.p if self.training else 0.0
+        return attend(q, k, v, visible=visible, causal=causal, dropout=dropout)

@@ -27,6 +27,15 @@ def test_both_kernels_compute_the_same(kv_heads: int, masking: str):
         torch.testing.assert_close(plain, fused, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", [fused_attention, plain_attention])
+def test_dropout_leaves_out_keys_and_keeps_the_mean(kernel):
+    torch.manual_seed(0)
+    q = torch.zeros(1, 2, 50, 4)  # every key weighs 1/50
+    y = kernel(q, q, torch.ones_like(q), None, False, 0.5)[..., 0]
+    assert y.unique().numel() > 5  # each query lost other keys, and others count double
+    assert y.mean().item() == pytest.approx(1, abs=0.1)
+
+
 def test_visibility_is_causal_inside_a_document_without_padding():
     mask = torch.tensor([[True, True, True, True, False]])
     documents = torch.tensor([[0, 0, 1, 1, 1]])
