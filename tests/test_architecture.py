@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from llmcli import catalog, config, schema
+from llmcli.models.base import EncoderOnly
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
@@ -170,8 +171,6 @@ HANDED_OVER = {
 }
 NEEDED = {  # what an option cannot do without
     "batch=cooccurrences": "model=glove",
-    "model=dan": "task=classification",
-    "model=textcnn": "task=classification",
     "task=word_vectors": "model=word2vec",
     "data=hf": "data.path=owner/name",
     "data=hf_text": "data.path=owner/name",
@@ -183,10 +182,16 @@ NEEDED = {  # what an option cannot do without
 
 def composed(group: str, option: str) -> DictConfig:
     needed = [value for key, value in NEEDED.items() if key == f"{group}={option}"]
+    if group == "model" and issubclass(target_of(group, option), EncoderOnly):
+        needed = ["task=classification"]
     if group == "data" and not needed and needs_path(OmegaConf.load(ROOT / "configs" / "data" / f"{option}.yaml")):
         needed = ["data.path=corpus.txt"]
     cfg = config.compose("train", [f"{group}={option}", *needed])
     return config.with_facts(cfg, FACTS)
+
+
+def target_of(group: str, option: str) -> Any:
+    return schema.locate(str(OmegaConf.load(ROOT / "configs" / group / f"{option}.yaml")._target_))
 
 
 def needs_path(source: Any) -> bool:
