@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmcli.errors import InputError
 
 # Every tokenizer trained here starts with these ids, so that no later task has to resize an embedding.
@@ -46,6 +49,14 @@ class Tokenizer(ABC):
             "augment=[subword_sampling] needs a tokenizer that can cut a text in several ways",
             "tokenizer=bpe or tokenizer=unigram",
         )
+
+    @abstractmethod
+    def offsets(self, text: str, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        """Where each id stands in the text that it was made of, (ids, 2): first character, and the one after its last.
+
+        ids: all that `encode` or `encode_sampled` gave of the text. Of a character that is several ids each has all of
+        it; an id of several characters has those of which it holds a part.
+        """
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.tokenizers.base import RESERVED, Tokenizer
-from llmcli.tokenizers.utf8 import utf8_bytes
+from llmcli.tokenizers.utf8 import character_spans, utf8_bytes
 
 _FIRST = len(RESERVED)
 
@@ -32,6 +33,9 @@ class ByteTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         ids: list[int] = (np.frombuffer(utf8_bytes(text), dtype=np.uint8) + np.int32(_FIRST)).tolist()
         return ids
+
+    def offsets(self, text: str, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        return character_spans(text, np.ones(len(ids), np.int64))
 
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i - _FIRST for i in ids if i >= _FIRST).decode("utf-8", errors="replace")

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.errors import InputError
 from llmcli.tokenizers.base import RESERVED, Tokenizer
@@ -56,6 +57,10 @@ class CharTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self._ids[np.minimum(code_points(text), len(self._ids) - 1)].tolist()
         return ids
+
+    def offsets(self, text: str, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        starts = np.arange(len(ids), dtype=np.int64)
+        return np.stack((starts, starts + 1), 1)
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(self._text.__getitem__, ids))

@@ -19,12 +19,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar, Literal, Self, get_args
 
+import numpy as np
 import sentencepiece
+from numpy.typing import NDArray
 
 from llmcli.errors import InputError
 from llmcli.tokenizers.base import RESERVED, Tokenizer
 from llmcli.tokenizers.cuts import PartEncoder, parts_of
-from llmcli.tokenizers.utf8 import utf8_bytes
+from llmcli.tokenizers.utf8 import character_spans, utf8_bytes
 
 Algorithm = Literal["bpe", "unigram"]
 
@@ -123,6 +125,7 @@ class SubwordTokenizer(Tokenizer):
         self._bytes = [b""] * len(RESERVED)
         self._bytes += [bytes([byte]) for byte in range(256)]
         self._bytes += [piece.replace(_SPACE, " ").encode() for piece in self._pieces[_FIRST_PIECE:]]
+        self._sizes = np.array(list(map(len, self._bytes)), np.int64)
 
         learned = range(_FIRST_PIECE, self.vocab_size)
         # Scores of byte-pair encoding are ranks; those of a unigram model are logarithms, whose rounded sums make the
@@ -170,6 +173,9 @@ class SubwordTokenizer(Tokenizer):
             ids += _SPACE_IDS
             ids += part
         return ids
+
+    def offsets(self, text: str, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        return character_spans(text, self._sizes[np.asarray(ids, np.int64)])
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(map(self._bytes.__getitem__, ids)).decode("utf-8", errors="replace")

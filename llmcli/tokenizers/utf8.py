@@ -29,6 +29,17 @@ def code_points(text: str) -> NDArray[np.uint32]:
     return np.frombuffer(data, dtype="<u4")
 
 
+def character_spans(text: str, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Spans of characters (N, 2) of consecutive parts of the text's UTF-8, whose sizes (N,) in bytes are at least 1.
+
+    A part that begins or ends inside a character has all of it.
+    """
+    data = np.frombuffer(utf8_bytes(text), np.uint8)
+    character = np.cumsum((data & 0xC0) != 0x80) - 1  # that each byte belongs to
+    ends = sizes.cumsum()
+    return np.stack((character[ends - sizes], character[ends - 1] + 1), 1).astype(np.int64)
+
+
 def _surrogate(text: str, position: int) -> InputError:
     return InputError(
         f"the text is not valid Unicode: lone surrogate U+{ord(text[position]):04X} at character {position}",

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from llmcli.errors import CheckpointError, InputError
 from llmcli.text.segment.base import Segmenter, from_state
@@ -80,6 +84,17 @@ class WordTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         get = self._ids.get
         return [get(word, _UNK) for word in self._cut(text)]
+
+    def offsets(self, text: str, ids: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
+        lowered = text.lower() if self.lower_case else text
+        spans = np.array(self.segmenter.spans(lowered), np.int64).reshape(-1, 2)
+        if len(lowered) == len(text):
+            return spans
+        # some capitals are two characters in lower case: where each of the text ends there, and so whose each one is
+        ends = list(accumulate(len(char.lower()) for char in text))
+        spans[:, 0] = np.searchsorted(ends, spans[:, 0], side="right")
+        spans[:, 1] = np.searchsorted(ends, spans[:, 1] - 1, side="right") + 1
+        return spans
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.segmenter.join([word for word in map(self._text.__getitem__, ids) if word])
