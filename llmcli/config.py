@@ -52,6 +52,7 @@ __all__ = [
 ]
 
 _GRAMMAR = re.compile(r"^(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\(")
+NAMED = 6  # options that a message lists, where more of them would do
 _PLAIN_KEY = re.compile(r"^(\+\+|\+)?[A-Za-z_][\w./@-]*$")
 
 
@@ -150,12 +151,14 @@ def _known(node: DictConfig | None) -> dict[str, Any]:
     return {str(key): node[key] for key in node if not OmegaConf.is_missing(node, key)}
 
 
-def validate(cfg: DictConfig) -> None:
+def validate(cfg: DictConfig, sections: Sequence[str] | None = None) -> None:
     """Check every node with a `_target_` against that target's signature, before anything is built.
+
+    sections: those that the command builds; others are not looked at. None: all.
 
     Raises InputError naming the key: unknown (with a suggestion), missing (with how to give it), or of another type.
     """
-    schema.check(cfg, command=_launch.command or "train", choices=_launch.choices)
+    schema.check(cfg, command=_launch.command or "train", choices=_launch.choices, sections=sections)
 
 
 def build(node: Any, /, *, trusted: tuple[str, ...] | None = None, **extra: Any) -> Any:
@@ -394,7 +397,8 @@ def _keys_beside(key: str, keys: Sequence[str], catalog: Catalog) -> str:
     having = [name for name in options if any(each.name == key for each in catalog.group_keys(group, name))]
     if having:
         chosen = "{}=[{}]" if catalog.defaults("train").get(group) == "[]" else "{}={}"
-        return "it is a key of " + ", ".join(chosen.format(group, name) for name in having)
+        more = f" and {len(having) - NAMED} others" if len(having) > NAMED else ""
+        return "it is a key of " + ", ".join(chosen.format(group, name) for name in having[:NAMED]) + more
     there = [each.removeprefix(f"{section}.") for each in keys if each.startswith(f"{section}.")]
     return f"{section} has: {', '.join(there)}" if there else ""
 

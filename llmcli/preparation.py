@@ -16,6 +16,8 @@ from llmcli.errors import InputError
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 
+SECTIONS = ("data", "clean", "duplicates", "tokenizer", "prepare")  # of a config, that preparing needs
+
 
 def prepare_data(
     cfg: DictConfig,

@@ -28,9 +28,18 @@ _OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # Hydra'
 _LATER = object()  # a value that is not known yet
 
 
-def check(cfg: DictConfig, *, command: str, choices: Mapping[str, str]) -> None:
-    """Check every node of a config. `command` and `choices` make the message about a missing value runnable."""
-    _check(cfg, "", command, choices)
+def check(cfg: DictConfig, *, command: str, choices: Mapping[str, str], sections: Sequence[str] | None = None) -> None:
+    """Check every node of a config, or of these sections of it, whose targets alone are imported.
+
+    `command` and `choices` make the message about a missing value runnable.
+    """
+    if sections is None:
+        _check(cfg, "", command, choices)
+        return
+    for name in sections:
+        node = cfg._get_node(name)
+        if isinstance(node, DictConfig | ListConfig):
+            _check(node, name, command, choices)
 
 
 def check_root_values(cfg: DictConfig, paths: Sequence[Path]) -> None:

@@ -29,10 +29,10 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
 
 def _report(cfg: DictConfig) -> int:
     from llmcli.data.survey import survey
-    from llmcli.preparation import prepare_data
+    from llmcli.preparation import SECTIONS, prepare_data
     from llmcli.report import data as report
 
-    configs.validate(cfg)
+    configs.validate(cfg, (*SECTIONS, "compare_by"))
     launch = configs.launch()
     name = str(launch.choices.get("data"))
     prepared = prepare_data(cfg)

@@ -12,9 +12,9 @@ from llmcli import ui
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli.data.duplicates import in_words
-    from llmcli.preparation import prepare_data
+    from llmcli.preparation import SECTIONS, prepare_data
 
-    configs.validate(cfg)
+    configs.validate(cfg, SECTIONS)
     prepared = prepare_data(cfg)
     splits: dict[str, Any] = prepared.manifest["splits"]
     if twice := in_words(prepared.manifest):

@@ -263,3 +263,16 @@ def test_data_without_a_train_split_is_prepared_with_a_tokenizer_that_learns_not
     with pytest.raises(InputError, match="no train split to learn a tokenizer from; it has: test") as raised:
         prepare(OnlyTest(eos=True), tokenizer=partial(char.train, min_frequency=1), tokenizer_key={"char": 1})
     assert raised.value.hint.startswith("tokenizer=byte learns nothing")
+
+
+def test_preparing_imports_neither_torch_nor_lightning(corpus, tmp_path):
+    code = (
+        "import sys; from llmcli.cli import main\n"
+        "assert main(['prepare', 'data=text', sys.argv[1], 'tokenizer=char', 'data.val_fraction=0']) == 0\n"
+        "print({'torch', 'pytorch_lightning'} & set(sys.modules))"
+    )
+    environment = {**os.environ, "LLM_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, f"data.path={corpus}"], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout.splitlines()[-1] == "set()"
