@@ -122,8 +122,8 @@ class SequenceHead(nn.Module):
         check_rates(dropout=dropout)
         self.pooling = Pooling(pooling, d_model)
         self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(d_model, outputs)
-        nn.init.normal_(self.linear.weight, std=d_model**-0.5)
+        self.linear = nn.Linear(self.pooling.width, outputs)
+        nn.init.normal_(self.linear.weight, std=self.pooling.width**-0.5)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -61,7 +61,7 @@ def batch(task, labels=(0, 1, 2)):
     return {"ids": ids, "mask": mask, "labels": torch.tensor(labels), "n_tokens": B, "n_ids": int(lengths.sum())}
 
 
-@pytest.mark.parametrize("pooling", ["max", "mean", "first", "last", "attention"])
+@pytest.mark.parametrize("pooling", ["max", "mean", "first", "last", "attention", "concat"])
 @pytest.mark.parametrize("model", [lstm, transformer])
 def test_padding_and_the_rest_of_the_batch_change_nothing(pooling, model):
     task = make(model(), pooling=pooling).eval()
@@ -77,6 +77,7 @@ def test_poolings_by_hand():
     hidden = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
     mask = torch.tensor([[True, True, False]])
     expected = {"max": [3.0, 5.0], "mean": [2.0, 3.0], "first": [1.0, 5.0], "last": [3.0, 1.0]}
+    expected["concat"] = [*expected["last"], *expected["max"], *expected["mean"]]
     for how, value in expected.items():
         assert Pooling(how, 2)(hidden, mask).tolist() == [value]
     weighing = Pooling("attention", 2)
