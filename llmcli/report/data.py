@@ -80,7 +80,7 @@ def sizes(facts: Mapping[str, Any]) -> tuple[Sequence[str], list[Row]]:
 
 def lengths(facts: Mapping[str, Any]) -> tuple[Sequence[str], list[Row]]:
     rows = [
-        (f"{name}, {unit}", *(found[key] for key in _QUANTILES))
+        (f"{name}, {unit}", *(found[key] if found[key] < 100 else round(found[key]) for key in _QUANTILES))
         for name, splits in facts["splits"].items()
         for unit, found in (("tokens", splits["token_lengths"]), ("characters", splits["read"]["character_lengths"]))
         if found is not None

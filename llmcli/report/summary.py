@@ -27,6 +27,8 @@ def introduce(parts: Parts) -> None:
     prepared, task, choices, budget = parts.prepared, parts.task, parts.choices, parts.budget
     when = "prepared just now" if prepared.fresh else "prepared before"
     ui.say("data", f"{choices.get('data')}   {prepared.describe()}   {when}")
+    if parts.config.get("clean"):
+        ui.say("cleaned by", ", ".join(map(str, parts.config.clean)))
     if twice := in_words(prepared.manifest):
         ui.say("duplicates", twice)
     if remark := getattr(parts.data, "remark", ""):
