@@ -141,8 +141,15 @@ def class_weights(counts: Sequence[int], *, how: Literal["inverse", "effective"]
     return (weights * n.sum() / (weights * n).sum()).float()
 
 
-def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy of which each term is multiplied by (1 - p)^gamma (Lin et al. 2017), in nats, summed.
+def focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    gamma: float,
+    weights: Tensor | None = None,
+    reduction: Literal["sum", "none"] = "sum",
+) -> Tensor:
+    """Cross-entropy of which each term is multiplied by (1 - p)^gamma (Lin et al. 2017), in nats, summed or (N, ...).
 
     p is the probability of what is right, so what is learned already counts for little. labels (N,): one class each, by
     softmax; -100 is left out. labels (N, C) of 0 and 1: any number of classes, a sigmoid for each. weights (C,): of the
@@ -159,4 +166,5 @@ def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, weights: Tensor 
     # away from 0, where the gradient of a power below 1 is infinite
     wrong = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
     terms = -log_p * wrong**gamma
-    return (terms if weights is None else terms * weights).sum()
+    terms = terms if weights is None else terms * weights
+    return terms.sum() if reduction == "sum" else terms

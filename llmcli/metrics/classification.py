@@ -1,16 +1,16 @@
 """How well classes are told apart: precision, recall, F1 and Matthews' coefficient.
 
-All follow from three counts of each class (C,), whether an example has one class or several: `hits`, predicted and
+All follow from three counts of each class, whether an example has one class or several: `hits`, predicted and
 true; `predicted`; `true`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmcli.metrics.base import Metric
@@ -25,6 +25,11 @@ class PerClass:
     f1: Tensor
     support: Tensor
 
+    def named(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """The figures of each class by its name, in the order of the names (C,)."""
+        columns = {each.name: getattr(self, each.name).tolist() for each in fields(self)}
+        return {name: {figure: column[row] for figure, column in columns.items()} for row, name in enumerate(names)}
+
 
 def per_class(hits: Tensor, predicted: Tensor, true: Tensor) -> PerClass:
     """The figures of each class, or of one where the counts are sums."""
@@ -37,17 +42,13 @@ def per_class(hits: Tensor, predicted: Tensor, true: Tensor) -> PerClass:
 
 
 def class_counts(predicted: Tensor, labels: Tensor, classes: int) -> dict[str, Tensor]:
-    """The three counts (C,) of one class each: predicted, labels (B,) int64."""
-    return {
-        "hits": torch.bincount(labels[predicted == labels], minlength=classes),
-        "predicted": torch.bincount(predicted, minlength=classes),
-        "true": torch.bincount(labels, minlength=classes),
-    }
+    """What each example adds to the three counts (B, C) where it has one class: predicted, labels (B,) int64."""
+    return label_counts(F.one_hot(predicted, classes).bool(), F.one_hot(labels, classes).bool())
 
 
 def label_counts(predicted: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    """The three counts (C,) of any number of classes: predicted, labels (B, C) bool."""
-    return {"hits": (predicted & labels).sum(0), "predicted": predicted.sum(0), "true": labels.sum(0)}
+    """The same for any number of classes: predicted, labels (B, C) bool."""
+    return {"hits": predicted & labels, "predicted": predicted, "true": labels}
 
 
 class ClassMetric(Metric):

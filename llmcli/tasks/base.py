@@ -47,12 +47,22 @@ class StepResult:
         *,
         n: int,
         tokens: int | None = None,
+        sums: Mapping[str, Tensor] | None = None,
         outputs: Mapping[str, Tensor] | None = None,
     ) -> StepResult:
-        """Of a validation batch, all sums from what each example adds. each: with `loss`; `n` is 1 where left out."""
-        sums = {name: value.sum(0) for name, value in each.items() if name != "n"}
-        whole = {"n": torch.ones_like(each["loss"]), **each}
-        return cls(loss=sums.pop("loss"), n=n, sums=sums, tokens=tokens, each=whole, outputs=dict(outputs or {}))
+        """Of a validation batch: its sums are those of what each example adds, `each`, where `n` left out is 1.
+
+        sums: further ones, which no interval is made of.
+        """
+        totals = {name: value.sum(0) for name, value in each.items() if name != "n"}
+        return cls(
+            loss=totals.pop("loss"),
+            n=n,
+            sums={**totals, **(sums or {})},
+            tokens=tokens,
+            each={"n": torch.ones_like(each["loss"]), **each},
+            outputs=dict(outputs or {}),
+        )
 
     @property
     def text(self) -> int:

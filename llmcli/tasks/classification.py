@@ -22,7 +22,9 @@ from llmcli.heads import SequenceHead
 from llmcli.layers.pooling import How
 from llmcli.losses import class_weights, focal_loss
 from llmcli.metrics.base import Metric
+from llmcli.metrics.calibration import CalibrationError, by_confidence
 from llmcli.metrics.classification import (
+    ClassMetric,
     MacroF1,
     MacroPrecision,
     MacroRecall,
@@ -30,6 +32,7 @@ from llmcli.metrics.classification import (
     MicroF1,
     class_counts,
     label_counts,
+    per_class,
 )
 from llmcli.metrics.text import Accuracy, Loss
 from llmcli.models.base import Backbone
@@ -116,34 +119,70 @@ class Classification(Task):
         return cast(Tensor, self.head(hidden, mask))
 
     def _step(self, batch: Batch, stage: Stage) -> StepResult:
-        logits, labels = self.logits(batch), batch["labels"]
+        logits, labels = self.logits(batch).float(), batch["labels"]
         n, tokens = batch["n_tokens"], batch["n_ids"]
         loss = self._loss(logits, labels, smoothing=self.label_smoothing if stage == "train" else 0.0)
         if stage == "train":
-            return StepResult(loss=loss, n=n, tokens=tokens)
+            return StepResult(loss=loss.sum(), n=n, tokens=tokens)
         if self.several:
-            predicted = logits > 0
-            right = (predicted == labels.bool()).all(1).sum()
-            counts = label_counts(predicted, labels.bool())
+            shares, predicted = logits.sigmoid(), logits > 0  # (B, C)
+            right = (predicted == labels.bool()).all(1)
+            counts, calibration = label_counts(predicted, labels.bool()), {}
         else:
-            predicted = logits.argmax(1)
-            right = (predicted == labels).sum()
+            shares = logits.softmax(1)  # (B, C)
+            confidence, predicted = shares.max(1)  # (B,)
+            right = predicted == labels
             counts = class_counts(predicted, labels, len(self.names))
-        return StepResult(loss=loss, n=n, tokens=tokens, sums={"correct": right, **counts})
+            calibration = by_confidence(confidence, right)
+        return StepResult.of_examples(
+            {"loss": loss, "correct": right, **counts},
+            n=n,
+            tokens=tokens,
+            sums=calibration,
+            outputs={"shares": shares, "predicted": predicted},
+        )
 
     def _loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-        """Summed over the batch; validation has the weights too, so that the curves can be compared."""
+        """Of each example (B,); validation has the weights too, so that the curves can be compared."""
         weights = cast(Tensor, self.class_weights)
         if self.focal_gamma:
-            return focal_loss(logits, labels, gamma=self.focal_gamma, weights=weights)
+            terms = focal_loss(logits, labels, gamma=self.focal_gamma, weights=weights, reduction="none")
+            return terms.sum(1) if self.several else terms
         if self.several:
-            each = F.binary_cross_entropy_with_logits(logits.float(), labels.float(), weight=weights, reduction="none")
-            return each.sum()
-        return F.cross_entropy(logits.float(), labels, weight=weights, label_smoothing=smoothing, reduction="sum")
+            return F.binary_cross_entropy_with_logits(logits, labels.float(), weight=weights, reduction="none").sum(1)
+        return F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, reduction="none")
 
     def metrics(self) -> Sequence[Metric]:
-        kinds = (MacroF1, MacroPrecision, MacroRecall, MicroF1 if self.several else Matthews)
-        return Loss(), Accuracy(), *(kind(classes=len(self.names)) for kind in kinds)
+        classes = len(self.names)
+        means = (kind(classes=classes) for kind in (MacroF1, MacroPrecision, MacroRecall))
+        if self.several:
+            return Loss(), Accuracy(), *means, MicroF1(classes=classes)
+        return Loss(), Accuracy(), *means, Matthews(classes=classes), CalibrationError()
+
+    # -- single examples ---------------------------------------------------------------------------------------
+
+    def by_class(self, sums: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        return per_class(**{name: sums[name] for name in ClassMetric.sums}).named(self.names)
+
+    def outcomes(self, records: Sequence[Record], result: StepResult) -> list[dict[str, Any]]:
+        """`probability` is that of the predicted class; with several labels `probabilities` are of all true or
+        predicted ones."""
+        rows = (result.outputs["predicted"], result.outputs["shares"], result.each["correct"], result.each["loss"])
+        columns = zip(records, *(row.tolist() for row in rows), strict=True)
+        return [self._outcome(*column) for column in columns]
+
+    def _outcome(
+        self, record: Record, predicted: int | list[bool], shares: list[float], right: bool, loss: float
+    ) -> dict[str, Any]:
+        texts, true = record.texts(), record.names()
+        said: dict[str, Any] = {"text": texts[0]} if len(texts) == 1 else {"texts": list(texts)}
+        if isinstance(predicted, int):
+            answer = {"true": true[0], "predicted": self.names[predicted], "probability": shares[predicted]}
+        else:
+            found = [name for name, chosen in zip(self.names, predicted, strict=True) if chosen]
+            named = {name: share for name, share in zip(self.names, shares, strict=True) if name in {*true, *found}}
+            answer = {"true": sorted(true, key=self.names.index), "predicted": found, "probabilities": named}
+        return {**said, **answer, "right": right, "loss": loss}
 
     # -- prediction --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,111 @@
+"""Bootstrap intervals: what theory says of a mean, the same each time, nothing where nothing varies."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from llmcli.metrics.bootstrap import SEED, Contributions, differences, intervals, resampled
+from llmcli.metrics.classification import MacroF1, Matthews, class_counts
+from llmcli.metrics.text import Accuracy, BitsPerByte, Loss
+
+N = 400
+METRICS = [Loss(), Accuracy(), MacroF1(classes=3), BitsPerByte()]
+
+
+def contributions(right=0.8, n=N, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    true = torch.randint(3, (n,), generator=draw)
+    predicted = torch.where(torch.rand(n, generator=draw) < right, true, (true + 1) % 3)
+    loss = torch.randn(n, generator=draw) + 2
+    return {"loss": loss, "n": torch.ones(n), "correct": predicted == true, **class_counts(predicted, true, 3)}
+
+
+def test_the_interval_of_a_mean_is_the_normal_one():
+    each = contributions()
+    found = intervals(METRICS, each, resamples=4000)
+    for name, values in (("loss", each["loss"]), ("accuracy", each["correct"].float())):
+        middle, error = values.mean().item(), values.std(correction=0).item() / math.sqrt(N)
+        assert found[name] == pytest.approx((middle - 1.96 * error, middle + 1.96 * error), abs=0.15 * error)
+    assert set(found) == {"loss", "accuracy", "f1"}  # nothing is said of a figure whose sums no example has
+
+
+def test_it_covers_the_truth_as_often_as_it_says():
+    covered = 0
+    for seed in range(200):
+        low, high = intervals([Accuracy()], contributions(seed=seed), resamples=200, seed=seed)["accuracy"]
+        covered += low <= 0.8 <= high
+    assert 180 <= covered <= 199
+
+
+def test_a_resample_is_as_many_examples_with_replacement():
+    n = 50
+    each = {"n": torch.ones(n), "which": torch.eye(n, dtype=torch.bool)}
+    sums = resampled(each, resamples=2000, seed=1)
+    assert sums["n"].tolist() == [n] * 2000
+    counts = sums["which"]  # (R, N): how often each example was drawn
+    assert counts.sum(1).tolist() == [n] * 2000
+    # multinomial: mean 1, variance 1 - 1/N, a share of about 1/e never drawn
+    assert counts.mean(0).sub(1).abs().max() < 0.12
+    assert counts.var().item() == pytest.approx(1 - 1 / n, abs=0.03)
+    assert (counts == 0).double().mean().item() == pytest.approx((1 - 1 / n) ** n, abs=0.01)
+
+
+def test_examples_in_chunks_are_those_of_one(monkeypatch):
+    whole = resampled(contributions(), resamples=64, seed=3)
+    monkeypatch.setattr("llmcli.metrics.bootstrap._AT_ONCE", 10 * N)
+    for name, sums in resampled(contributions(), resamples=64, seed=3).items():
+        torch.testing.assert_close(sums, whole[name])
+
+
+def test_the_seed_decides_and_the_default_stays():
+    each = contributions()
+    assert intervals(METRICS, each, resamples=100) == intervals(METRICS, each, resamples=100, seed=SEED)
+    assert intervals(METRICS, each, resamples=100) != intervals(METRICS, each, resamples=100, seed=SEED + 1)
+
+
+def test_examples_that_are_all_alike_leave_no_doubt():
+    one = {name: value[:1] for name, value in contributions().items()}
+    same = {name: value.expand(30, *value.shape[1:]) for name, value in one.items()}
+    for name, (low, high) in intervals(METRICS, same, resamples=50).items():
+        figure = intervals(METRICS, one, resamples=1)[name][0]
+        assert low == high == pytest.approx(figure)
+
+
+def test_batches_of_any_size_and_order_are_the_split():
+    each = contributions(n=7)
+    whole, parts = Contributions(), Contributions()
+    whole.add(torch.arange(7), each)
+    for rows in ([5, 0], [3], [6, 1, 4, 2]):
+        parts.add(torch.tensor(rows), {name: value[rows] for name, value in each.items()})
+    for name, value in parts.each().items():
+        torch.testing.assert_close(value, each[name])
+        torch.testing.assert_close(value, whole.each()[name])
+
+
+def test_two_systems_are_compared_on_the_same_examples():
+    better, worse = contributions(right=0.9), contributions(right=0.8)  # of the same draws: right wherever it is
+    found = differences([Accuracy(), Matthews(classes=3)], better, worse, resamples=999)
+    accuracy = found["accuracy"]
+    assert accuracy.measured == pytest.approx((better["correct"].sum() - worse["correct"].sum()).item() / N)
+    assert accuracy.low < accuracy.measured < accuracy.high and accuracy.low > 0
+    apart = better["correct"].float() - worse["correct"].float()
+    assert accuracy.high - accuracy.low == pytest.approx(2 * 1.96 * apart.std().item() / math.sqrt(N), rel=0.15)
+    assert accuracy.p == pytest.approx(2 / 1000)  # no resample of 999 has another sign
+    assert found["matthews"].p == accuracy.p
+
+
+def test_a_system_does_not_differ_from_itself():
+    each = contributions()
+    [same] = differences([Accuracy()], each, each, resamples=99).values()
+    assert (same.measured, same.low, same.high, same.p) == (0, 0, 0, 1)
+
+
+def test_the_sign_that_is_as_often_turned_is_no_difference():
+    """p of two systems that are right on unlike halves."""
+    left = {"correct": torch.arange(N) % 2 == 0, "n": torch.ones(N)}
+    right = {"correct": torch.arange(N) % 2 == 1, "n": torch.ones(N)}
+    [found] = differences([Accuracy()], left, right, resamples=999).values()
+    assert found.measured == 0 and found.p > 0.9
