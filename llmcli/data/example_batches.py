@@ -6,8 +6,7 @@ Shapes: B examples of a batch, T ids of its longest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from llmcli.data.samplers import Batches
 from llmcli.data.windows import Batch, Plan
 
 Row = dict[str, Any]
+Lengths = NDArray[np.int64]
 
 
 class Encode(Protocol):
@@ -39,9 +39,40 @@ class Encode(Protocol):
     def __call__(self, record: Record, ids: list[Ids], /) -> Row: ...
 
 
+class Sizes(NamedTuple):
+    """What examples take up in batches, (E,) each: how many rows, the ids of the longest, and of all together."""
+
+    rows: Lengths
+    longest: Lengths
+    ids: Lengths
+
+
+@runtime_checkable
+class EncodeRows(Protocol):
+    """What a task makes of an example that may be several rows: windows of a long text, one row for each choice.
+
+    pad, extra: as of `Encode`. fate: what becomes of a text that is too long, in words. `rows` gives those of one
+    example, at least one, of at most `limit` ids; `sizes` what that comes to for many, from the lengths of all their
+    texts (texts,) and the place of the first text of each (E,). limit None: nothing is too long.
+    """
+
+    fate: str
+
+    @property
+    def pad(self) -> Mapping[str, int]: ...
+
+    @property
+    def extra(self) -> int: ...
+
+    def rows(self, record: Record, ids: list[Ids], limit: int) -> list[Row]: ...
+
+    def sizes(self, lengths: Lengths, first: Lengths, limit: int | None) -> Sizes: ...
+
+
 class ExamplePlan(Plan):
     """Batches of encoded examples: each field (B, T) padded, or (B,); mask (B, T) where something is padding.
 
+    Where examples are several rows (`EncodeRows`), B are rows, and `example` (B,) says of which of `numbers` each is.
     seq_len: longer examples are cut, the longest of their texts first. augment: changes each example anew every epoch.
     max_tokens: of a batch with its padding; `batches` keeps to it as the examples are, and what augment makes longer is
     cut to it.
@@ -52,7 +83,7 @@ class ExamplePlan(Plan):
         examples: Examples,
         batches: Batches,
         *,
-        encode: Encode,
+        encode: Encode | EncodeRows,
         seq_len: int,
         augment: Augmentation | None = None,
         max_tokens: int | None = None,
@@ -68,28 +99,45 @@ class ExamplePlan(Plan):
         longest = self.seq_len
         if self.max_tokens is not None and self.augment is not None:
             longest = min(longest, self.max_tokens // len(examples))
-        rows = [self._row(*each, epoch, longest) for each in zip(examples.tolist(), showings.tolist(), strict=True)]
-        batch = collate(rows, self.encode.pad)
+        shown = zip(examples.tolist(), showings.tolist(), strict=True)
+        found = [self._rows(number, showing, epoch, longest) for number, showing in shown]
+        batch = collate([row for rows in found for row in rows], self.encode.pad)
+        if isinstance(self.encode, EncodeRows):
+            batch["example"] = torch.arange(len(found)).repeat_interleave(torch.tensor(list(map(len, found))))
         batch["index"] = epoch * len(self) + number
-        batch["numbers"] = torch.from_numpy(examples.astype(np.int64))  # (B,): which examples of the split they are
+        batch["numbers"] = torch.from_numpy(examples.astype(np.int64))  # which examples of the split they are
         return batch
 
-    def _row(self, number: int, showing: int, epoch: int, longest: int) -> Row:
+    def _rows(self, number: int, showing: int, epoch: int, longest: int) -> list[Row]:
         record, ids = self.examples[number], self.examples.ids(number)
         if self.augment is not None:
             record, ids = self.augment(record, ids, number=number, showing=showing, epoch=epoch)
-        return self.encode(*shortened(record, ids, longest - self.encode.extra))
+        if isinstance(self.encode, EncodeRows):
+            return self.encode.rows(record, ids, longest)
+        return [self.encode(*shortened(record, ids, longest - self.encode.extra))]
+
+
+def sizes_of(examples: Examples, encode: Encode | EncodeRows, limit: int | None) -> Sizes:
+    """What the examples take up in rows of at most `limit` ids; None: uncut."""
+    if isinstance(encode, EncodeRows):
+        return encode.sizes(*examples.text_lengths(), limit)
+    lengths = examples.lengths() + encode.extra
+    ids = lengths if limit is None else np.minimum(lengths, limit)
+    return Sizes(rows=np.ones_like(ids), longest=ids, ids=ids)
 
 
 def shortened(record: Record, ids: list[Ids], limit: int) -> tuple[Record, list[Ids]]:
-    """At most `limit` ids: the longest text loses its end first; of a tagged sentence the last tokens go."""
+    """At most `limit` ids: the longest text loses its end first.
+
+    Of a tagged sentence the last tokens go: the record is whole, since their tags are still to be found, and there are
+    fewer texts of ids than it has tokens.
+    """
     lengths = np.array([len(each) for each in ids])
     if lengths.sum() <= limit:
         return record, ids
     if isinstance(record, TaggedTokens):
         kept = max(1, int((lengths.cumsum() <= limit).sum()))
-        ids = [ids[0][:limit], *ids[1:kept]]
-        return replace(record, tokens=record.tokens[:kept], tags=record.tags[:kept]), ids
+        return record, [ids[0][:limit], *ids[1:kept]]
     return record, [each[:most] for each, most in zip(ids, _longest_first(lengths, limit), strict=True)]
 
 
@@ -109,11 +157,19 @@ def _longest_first(lengths: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
 
 
 def collate(rows: Sequence[Row], pad: Mapping[str, int]) -> Batch:
-    """Fields of B examples as one batch: those in `pad` (B, T), others (B, ...), n_tokens their sum, n_ids the ids."""
+    """Fields of B rows as one batch: those in `pad` (B, T), others (B, ...), n_tokens their sum, n_ids the ids.
+
+    What is neither a number nor an array stays as it is, a list (B,).
+    """
     batch: Batch = {"n_tokens": sum(int(row.get("n_tokens", 1)) for row in rows)}
     for name in rows[0].keys() - {"n_tokens"}:
         values = [row[name] for row in rows]
-        batch[name] = torch.from_numpy(_padded(values, pad[name]) if name in pad else _wide(np.array(values)))
+        if name in pad:
+            batch[name] = torch.from_numpy(_padded(values, pad[name]))
+        elif isinstance(values[0], bool | int | float | np.generic | np.ndarray):
+            batch[name] = torch.from_numpy(_wide(np.array(values)))
+        else:
+            batch[name] = values
     lengths = np.array([len(row["ids"]) for row in rows])
     batch["n_ids"] = int(lengths.sum())
     if lengths.min() < lengths.max():

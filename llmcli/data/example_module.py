@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmcli.data.augment import Augmentation, SubwordSampling, Words
-from llmcli.data.example_batches import Encode, ExamplePlan
+from llmcli.data.example_batches import Encode, EncodeRows, ExamplePlan, Sizes, sizes_of
 from llmcli.data.examples import Examples
 from llmcli.data.loader import EpochLoader, PlanLoader
 from llmcli.data.module import PreparedData
@@ -25,10 +25,11 @@ Balance = Literal["none", "over", "under"]
 
 
 class ExampleData(PreparedData):
-    """Examples of any kind, at most `size` a batch, as the task encodes them.
+    """Examples of any kind, at most `size` rows a batch, as the task encodes them: one row each, or several.
 
     max_tokens: of a batch together with its padding (None: no limit). seq_len: ids of the longest example; too_long is
-    what becomes of others: "truncate", "drop" (from training; elsewhere they are cut) or "error". pool: batches sorted
+    what becomes of others: "truncate", "drop" (from training; elsewhere they are cut) or "error". Where the task reads
+    long texts in windows, those are what it cuts them to. pool: batches sorted
     by length together (`TrainingBatches`). balance: every label equally often in an epoch, by showing examples of rare
     ones several times ("over") or leaving out those of frequent ones ("under"). label_weights: how much more often
     examples of a label are shown, 1 for those it does not name. augment: steps that change training examples at random,
@@ -47,7 +48,7 @@ class ExampleData(PreparedData):
         prepared: Prepared,
         seed: int,
         contiguous: bool,
-        encode: Encode,
+        encode: Encode | EncodeRows,
         augment: Mapping[str, Step | SubwordSampling] | None = None,
         accumulate: int = 1,
         size: int,
@@ -120,7 +121,7 @@ class ExampleData(PreparedData):
     def tokens_per_batch(self) -> int:
         """Tokens of text, without padding, in a training batch of one rank, on average."""
         batches = self._training(rank=0, world=1, group=1)
-        tokens = int(self._lengths(self._train)[batches.order.numbers(0)].sum())
+        tokens = int(self._sizes(self._train).ids[batches.order.numbers(0)].sum())
         return max(1, round(tokens / len(batches)))
 
     @property
@@ -130,7 +131,8 @@ class ExampleData(PreparedData):
         for split in self.prepared.splits:
             lengths = self._whole_lengths(self._examples(split))
             if too_long := int((lengths > self.seq_len).sum()):
-                fate = "left out" if split == "train" and self.too_long == "drop" else "cut"
+                cut = self.encode.fate if isinstance(self.encode, EncodeRows) else "cut"
+                fate = "left out" if split == "train" and self.too_long == "drop" else cut
                 found.append(f"{too_long:,} of {len(lengths):,} in {split} ({fate})")
         return f"longer than batch.seq_len ({self.seq_len:,}): {', '.join(found)}" if found else ""
 
@@ -165,8 +167,14 @@ class ExampleData(PreparedData):
                 f"the {split} split has {len(examples):,} examples, fewer than the {world:,} processes that share it",
                 f"more examples, or trainer.devices={max(1, len(examples))}",
             )
+        sizes = self._sizes(examples)
         batches = EvaluationBatches(
-            self._lengths(examples), size=size or self.eval_size, max_tokens=self.max_tokens, rank=rank, world=world
+            sizes.longest,
+            sizes.rows,
+            size=size or self.eval_size,
+            max_tokens=self.max_tokens,
+            rank=rank,
+            world=world,
         )
         plan = ExamplePlan(examples, batches, encode=self.encode, seq_len=self.seq_len)
         return EpochLoader(plan, num_workers=self.num_workers)
@@ -185,9 +193,11 @@ class ExampleData(PreparedData):
     def _training(self, rank: int, world: int, group: int | None = None) -> TrainingBatches:
         if self._order is None:
             self._order = self._shown()
+        sizes = self._sizes(self._train)
         return TrainingBatches(
             self._order,
-            self._lengths(self._train),
+            sizes.longest,
+            sizes.rows,
             size=self.size,
             max_tokens=self.max_tokens,
             pool=self.pool,
@@ -239,7 +249,7 @@ class ExampleData(PreparedData):
         return weights
 
     def _whole_lengths(self, examples: Examples) -> NDArray[np.int64]:
-        return examples.lengths() + self.encode.extra
+        return sizes_of(examples, self.encode, None).longest
 
-    def _lengths(self, examples: Examples) -> NDArray[np.int64]:
-        return np.minimum(self._whole_lengths(examples), self.seq_len)
+    def _sizes(self, examples: Examples) -> Sizes:
+        return sizes_of(examples, self.encode, self.seq_len)

@@ -66,6 +66,15 @@ class Examples:
         lengths: NDArray[np.int64] = np.diff(ends)
         return lengths
 
+    def text_lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens of every text, (texts,), and which is the first text of each record, (records,)."""
+        lengths: NDArray[np.int64] = np.diff(_from_zero(self._columns["id_ends"]))
+        return lengths, _from_zero(self._columns["texts"])[:-1]
+
+    def id_counts(self, vocab_size: int) -> NDArray[np.int64]:
+        """How often each id stands in all texts, (vocab_size,)."""
+        return np.bincount(self._columns["ids"], minlength=vocab_size)
+
     def _span(self, ends: str, number: int) -> tuple[int, int]:
         column = self._columns[ends]
         return int(column[number - 1]) if number else 0, int(column[number])

@@ -1,7 +1,8 @@
 """Which examples an epoch shows and which of them are a batch, as pure functions of (seed, epoch).
 
 An `Order` says which examples an epoch shows, some perhaps several times. `TrainingBatches` and `EvaluationBatches` cut
-them into batches, of which any is found in O(1) once its epoch has been ordered.
+them into batches, of which any is found in O(1) once its epoch has been ordered. An example is one row of a batch, or
+several.
 
 Shapes: E examples, N numbers of examples that an epoch shows, G groups of examples.
 """
@@ -101,11 +102,12 @@ class Batches(ABC):
 
 
 class TrainingBatches(Batches):
-    """Batches of at most `size` examples and, with `max_tokens`, at most so many tokens together with their padding.
+    """Batches of at most `size` rows and, with `max_tokens`, at most so many tokens together with their padding.
 
-    lengths (E,): tokens of each example. pool: so many batches are sorted by length together before they are cut, and
-    shuffled after, so that little is padding; 1: as they come. An epoch has the same number of batches for every rank,
-    a whole number of groups (optimizer steps); what is left over is drawn anew for every epoch: fewer than
+    lengths (E,): tokens of each example's longest row. rows (E,): how many it has, which stay together even where they
+    are more than a batch should have; None: one each. pool: so many batches are sorted by length together before they
+    are cut, and shuffled after, so that little is padding; 1: as they come. An epoch has the same number of batches for
+    every rank, a whole number of groups (optimizer steps); what is left over is drawn anew for every epoch: fewer than
     group * world batches.
     """
 
@@ -113,6 +115,7 @@ class TrainingBatches(Batches):
         self,
         order: Order,
         lengths: Numbers,
+        rows: Numbers | None = None,
         *,
         size: int,
         max_tokens: int | None,
@@ -123,6 +126,7 @@ class TrainingBatches(Batches):
         world: int = 1,
     ) -> None:
         self.order, self.lengths = order, lengths
+        self.rows = np.ones_like(lengths) if rows is None else rows
         self.size, self.max_tokens, self.pool, self.seed = size, max_tokens, pool, seed
         self.rank, self.world = rank, world
         self._epoch: tuple[int, Numbers, Numbers, Numbers] | None = None
@@ -146,7 +150,7 @@ class TrainingBatches(Batches):
         if self.pool > 1:
             pools = np.arange(len(numbers)) // (self.pool * self.size)
             numbers = numbers[np.lexsort((self.lengths[numbers], pools))]
-        return numbers, _cut(self.lengths[numbers], self.size, self.max_tokens)
+        return numbers, _cut(self.lengths[numbers], self.rows[numbers], self.size, self.max_tokens)
 
 
 class EvaluationBatches(Batches):
@@ -156,11 +160,21 @@ class EvaluationBatches(Batches):
     is left without where there are as many examples as ranks.
     """
 
-    def __init__(self, lengths: Numbers, *, size: int, max_tokens: int | None, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        lengths: Numbers,
+        rows: Numbers | None = None,
+        *,
+        size: int,
+        max_tokens: int | None,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
         generator = _generator(0, 0)
         numbers = generator.permutation(len(lengths))  # so that a batch is no run of one label
         self._numbers = numbers[lengths[numbers].argsort(kind="stable")]
-        bounds = _of_count(_cut(lengths[self._numbers], size, max_tokens), world)
+        rows = np.ones_like(lengths) if rows is None else rows
+        bounds = _of_count(_cut(lengths[self._numbers], rows[self._numbers], size, max_tokens), world)
         self._bounds = generator.permutation(bounds)[rank::world]
 
     def __len__(self) -> int:
@@ -176,17 +190,18 @@ def _generator(*parts: object) -> np.random.Generator:
     return np.random.default_rng(mix("examples", *parts))
 
 
-def _cut(lengths: Numbers, size: int, max_tokens: int | None) -> Numbers:
-    """Where batches of consecutive examples of the lengths (N,) begin and end: (batches, 2)."""
-    if max_tokens is None:
+def _cut(lengths: Numbers, rows: Numbers, size: int, max_tokens: int | None) -> Numbers:
+    """Where batches of consecutive examples with the lengths and rows (N,) begin and end: (batches, 2)."""
+    if max_tokens is None and (rows == 1).all():
         starts = np.arange(0, len(lengths), size)
     else:
-        found, first, longest = [0], 0, 0
-        for place, length in enumerate(lengths.tolist()):
-            longest = max(longest, length)
-            if place > first and (place - first == size or (place - first + 1) * longest > max_tokens):
+        most = np.inf if max_tokens is None else max_tokens
+        found, held, longest = [0], 0, 0
+        for place, (length, more) in enumerate(zip(lengths.tolist(), rows.tolist(), strict=True)):
+            held, longest = held + more, max(longest, length)
+            if place > found[-1] and (held > size or held * longest > most):
                 found.append(place)
-                first, longest = place, length
+                held, longest = more, length
         starts = np.array(found)
     return np.stack((starts, np.append(starts[1:], len(lengths))), 1)
 

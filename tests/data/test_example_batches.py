@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmcli.data.example_batches import collate, shortened
+from llmcli.data.example_batches import Sizes, collate, shortened
 from llmcli.data.example_module import ExampleData
 from llmcli.data.prepare import prepare
 from llmcli.data.records import LabeledPair, LabeledText, TaggedTokens, to_plain
@@ -325,13 +325,12 @@ def test_the_longest_text_is_cut_first(lengths, limit):
     assert sorted(found) == sorted(lengths) and sum(found) == sum(lengths)
 
 
-def test_a_tagged_sentence_loses_its_last_tokens():
+def test_a_tagged_sentence_loses_the_ids_of_its_last_tokens_and_keeps_their_tags():
     record = TaggedTokens(("aa", "bbb", "c"), ("O", "B-X", "O"))
     ids = [np.zeros(2), np.zeros(3), np.zeros(1)]
-    kept, rows = shortened(record, ids, 5)
-    assert kept == TaggedTokens(("aa", "bbb"), ("O", "B-X")) and [len(each) for each in rows] == [2, 3]
-    kept, rows = shortened(record, ids, 1)
-    assert kept == TaggedTokens(("aa",), ("O",)) and [len(each) for each in rows] == [1]
+    for limit, lengths in ((6, [2, 3, 1]), (5, [2, 3]), (1, [1])):
+        kept, rows = shortened(record, ids, limit)
+        assert kept == record and [len(each) for each in rows] == lengths
 
 
 @pytest.mark.parametrize(
@@ -388,3 +387,48 @@ def test_balance_wants_one_label_each(tmp_path):
 def test_there_is_no_stride(tmp_path):
     with pytest.raises(InputError, match=r"stride \(8\) is for windows"):
         module(tmp_path).eval_loader("val", stride=8)
+
+
+class Halves:
+    """Every text as rows of at most `limit` bytes."""
+
+    pad: ClassVar = {"ids": 0}
+    extra = 0
+    fate = "in parts"
+
+    def rows(self, record, ids, limit):
+        return [
+            {"ids": ids[0][at : at + limit], "place": at, "n_tokens": int(at == 0), "said": record.text}
+            for at in range(0, len(ids[0]), limit)
+        ]
+
+    def sizes(self, lengths, first, limit):
+        if limit is None:
+            return Sizes(np.ones_like(lengths), lengths, lengths)
+        return Sizes(-(-lengths // limit), np.minimum(lengths, limit), lengths)
+
+
+def test_examples_of_several_rows_stay_together_and_size_bounds_the_rows(tmp_path):
+    data = module(tmp_path, encode=Halves(), seq_len=16, size=6, max_tokens=80)
+    for loader in (data.train_dataloader(), data.eval_loader("train", size=6)):
+        seen = {}
+        for batch in loader:
+            examples, rows = batch["numbers"].tolist(), batch["example"].tolist()
+            assert sorted(set(rows)) == list(range(len(examples))) and rows == sorted(rows)
+            assert len(rows) <= 6 and batch["ids"].numel() <= 80 and batch["ids"].size(1) <= 16
+            assert batch["n_tokens"] == len(examples)
+            for row, (example, place) in enumerate(zip(rows, batch["place"].tolist(), strict=True)):
+                real = batch["ids"][row][batch["mask"][row]] if "mask" in batch else batch["ids"][row]
+                text = bytes((real - 16).tolist()).decode()
+                assert batch["said"][row][place : place + 16] == text
+                seen[examples[example]] = seen.get(examples[example], "") + text
+        assert sorted(seen.values()) == sorted(each.text for each in TEXTS)
+    assert data.remark.endswith("in val (in parts)")
+    assert data.tokens_per_batch == round(sum(len(each.text) for each in TEXTS) / len(data.train_dataloader()))
+
+
+def test_an_example_with_more_rows_than_a_batch_is_a_batch_of_its_own(tmp_path):
+    records = [LabeledText("x" * 50, ("neg",)), *TEXTS[:7]]
+    data = module(tmp_path, records, encode=Halves(), seq_len=8, size=3)
+    counts = [(len(batch["numbers"]), len(batch["ids"])) for batch in data.train_dataloader()]
+    assert (1, 7) in counts and all(rows <= 3 or examples == 1 for examples, rows in counts)
