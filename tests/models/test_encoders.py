@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from llmcli.errors import InputError
 from llmcli.models.dan import DAN
+from llmcli.models.dpcnn import DPCNN
 from llmcli.models.textcnn import TextCNN
 
 V, T, B = 30, 9, 3
@@ -27,11 +28,17 @@ def dan(**changes):
     return DAN(**{**settings, **changes})
 
 
+def dpcnn(**changes):
+    torch.manual_seed(0)
+    settings = {"vocab_size": V, "causal": False, "d_embed": 6, "d_model": 8, "n_blocks": 3, "dropout": 0.0}
+    return DPCNN(**{**settings, **changes})
+
+
 def ids():
     return torch.randint(V, (B, T), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("make", [textcnn, dan])
+@pytest.mark.parametrize("make", [textcnn, dan, dpcnn])
 def test_padding_changes_nothing_and_vectors_may_come_from_elsewhere(make):
     model, given = make().eval(), ids()
     hidden = model(given, mask=MASK)
@@ -54,6 +61,31 @@ def test_textcnn_is_a_filter_around_each_token():
     windows = F.pad(x, (0, 0, 1, 1)).unfold(1, 3, 1)  # (B, T, E, 3)
     expected = F.relu(torch.einsum("btek,fek->btf", windows, conv.weight) + conv.bias)
     torch.testing.assert_close(model(given), expected)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 9])
+def test_dpcnn_halves_the_text_between_its_blocks(length):
+    model, given = dpcnn().eval(), ids()[:, :length]
+    x = F.conv1d(model.input_embedding(given).transpose(1, 2), model.region.weight, model.region.bias, padding=1)
+    for level, block in enumerate(model.blocks):
+        if level:
+            places = range(0, x.size(2), 2)
+            x = torch.stack([x[:, :, place : place + 3].amax(2) for place in places], dim=2)
+        inner = F.conv1d(x.relu(), block.first.weight, block.first.bias, padding=1)
+        x = x + F.conv1d(inner.relu(), block.second.weight, block.second.bias, padding=1)
+    hidden = model(given)
+    assert x.size(2) == -(-length // 4)
+    for token in range(length):
+        torch.testing.assert_close(hidden[:, token], x[:, :, token // 4])
+
+
+def test_dpcnn_lets_far_words_meet():
+    given = torch.zeros(1, 40, dtype=torch.int64)
+    other = given.clone()
+    other[0, 30] = 1
+    for n_blocks, sees in ((1, False), (4, True)):
+        model = dpcnn(n_blocks=n_blocks).eval()
+        assert bool((model(given)[0, 0] != model(other)[0, 0]).any()) == sees
 
 
 def test_dan_adds_the_vectors_of_the_ngrams_that_end_with_a_token():
@@ -85,6 +117,8 @@ def test_dan_drops_whole_vectors_in_training_alone():
         (textcnn, {"widths": [3, 3]}, r"widths \(\[3, 3\]\) must differ"),
         (dan, {"rows": 0}, r"rows \(0\) must be at least 1 for n-grams of up to n \(3\)"),
         (dan, {"dropout": 1.0}, r"dropout \(1.0\)"),
+        (dpcnn, {"causal": True}, "model=dpcnn generates nothing and cannot be causal"),
+        (dpcnn, {"n_blocks": 0}, r"n_blocks \(0\) must be at least 1"),
     ],
 )
 def test_what_is_refused(make, changes, message):
