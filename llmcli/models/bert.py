@@ -12,7 +12,7 @@ Shapes: B batch, T time, E embedding width, D model width, H heads, K head size.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,30 @@ class BERT(EncoderOnly):
     def hidden_states(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """The embedding and each block's output, (B, T, D)."""
         return self._states(ids, mask, None, None, None)
+
+    def smaller(self, share: float) -> BERT:
+        """A new BERT on the very same embedding tables, of as many layers but `share` of the heads and of the width
+        (one head at least): the generator of ELECTRA, to this one's discriminator.
+        """
+        block = cast(Block, self.blocks[0])
+        n_heads = self.d_model // block.head_size
+        kept = max(1, round(share * n_heads))
+        made = BERT(
+            vocab_size=self.vocab_size,
+            max_seq_len=self.longest,
+            causal=False,
+            sep_id=self.sep_id,
+            n_types=self.n_types,
+            d_embed=self.input_embedding.embedding_dim,
+            d_model=kept * block.head_size,
+            n_layers=len(self.blocks),
+            n_heads=kept,
+            d_ff=block.up.out_features * kept // n_heads,
+            dropout=self.dropout.p,
+        )
+        made.input_embedding, made.position_embedding = self.input_embedding, self.position_embedding
+        made.type_embedding = self.type_embedding
+        return made
 
     def types(self, ids: Tensor, segment_ids: Tensor | None = None) -> Tensor:
         """How many separators stand before each token of its document: ids (B, T) -> (B, T), below n_types."""

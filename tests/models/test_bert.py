@@ -144,6 +144,20 @@ def test_what_has_no_separator_is_one_text():
     assert build(n_types=4).types(ids)[0].tolist() == [0] * 4 + [1] * 5 + [2] * 3
 
 
+@pytest.mark.parametrize(("share", "heads"), [(0.5, 2), (0.7, 3), (0.01, 1), (1.0, 4)])
+def test_a_smaller_one_stands_on_the_same_tables(share, heads):
+    model, ids = build(d_embed=8, dropout=0.1), random_ids()
+    before = model(ids)
+    small = model.smaller(share).double()
+    assert (small.d_model, small.blocks[0].up.out_features, len(small.blocks)) == (4 * heads, 10 * heads, 3)
+    assert small(ids).shape == (B, T, 4 * heads) and small.dropout.p == 0.1
+    tables = {id(table) for table in (small.input_embedding, small.position_embedding, small.type_embedding)}
+    assert tables <= {id(module) for module in model.modules()}
+    shared = {id(parameter) for parameter in model.parameters()} & {id(parameter) for parameter in small.parameters()}
+    assert len(shared) == 3
+    torch.testing.assert_close(model(ids), before, rtol=0, atol=0)  # making it has left the tables as they were
+
+
 @torch.no_grad()
 def test_dropout_acts_on_the_attention_too_and_in_training_alone():
     model, ids = build(dropout=0.5), random_ids()
