@@ -34,8 +34,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, real: Tensor) -> Tensor:
         """real (B, 1, T): 1 for what belongs to the text, 0 beyond its end."""
-        inner = self.first(F.relu(x)) * real
-        return x + self.second(F.relu(inner)) * real
+        inner: Tensor = self.first(F.relu(x)) * real
+        inner = self.second(F.relu(inner)) * real
+        return x + inner
 
 
 class DPCNN(EncoderOnly):
@@ -75,16 +76,16 @@ class DPCNN(EncoderOnly):
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """ids (B, T), mask (B, T) -> hidden (B, T, D)."""
-        x = self.dropout(self.embed(ids, mask, segment_ids, inputs_embeds)).transpose(1, 2)  # (B, E, T)
-        length = x.size(2)
+        x = self.embed(ids, mask, segment_ids, inputs_embeds)
+        x, length = self.dropout(x).transpose(1, 2), x.size(1)  # (B, E, T)
         real = x.new_ones(x.size(0), 1, length) if mask is None else mask.unsqueeze(1).to(x.dtype)  # (B, 1, T)
         x = self.region(x) * real  # (B, D, T)
         for level, block in enumerate(self.blocks):
             if level:
                 x, real = _halved(x, real)  # (B, D, T / 2), (B, 1, T / 2)
             x = block(x, real)
-        x = x.repeat_interleave(2 ** (len(self.blocks) - 1), dim=2)[:, :, :length]
-        return x.transpose(1, 2)  # (B, T, D)
+        states = x.transpose(1, 2)  # (B, T / 2 ** (n_blocks - 1), D)
+        return states.repeat_interleave(2 ** (len(self.blocks) - 1), dim=1)[:, :length]
 
     def hidden_states(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         return [self.embed(ids, mask, None, None), self(ids, mask)]
