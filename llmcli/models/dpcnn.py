@@ -13,7 +13,7 @@ Shapes: B batch, T time, E embedding width, D model width.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +84,7 @@ class DPCNN(EncoderOnly):
             if level:
                 x, real = _halved(x, real)  # (B, D, T / 2), (B, 1, T / 2)
             x = block(x, real)
-        states = x.transpose(1, 2)  # (B, T / 2 ** (n_blocks - 1), D)
+        states = cast(Tensor, x.transpose(1, 2))  # (B, T / 2 ** (n_blocks - 1), D)
         return states.repeat_interleave(2 ** (len(self.blocks) - 1), dim=1)[:, :length]
 
     def hidden_states(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
