@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,8 +52,20 @@ class Emitted:
     logprobs: list[float]
 
 
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A continuation that a search has found.
+
+    ids: the new tokens, the end id last where it ended. logprobs: as of `Emitted`. score: what the search ranks by.
+    """
+
+    ids: list[int]
+    logprobs: list[float]
+    score: float
+
+
 class Strategy(Protocol):
-    """A way to choose tokens. One per file and YAML."""
+    """A way to choose one token after the other, each known as soon as it is chosen. One per file and YAML."""
 
     def decode(
         self,
@@ -66,3 +78,33 @@ class Strategy(Protocol):
     ) -> Iterator[Emitted]:
         """Continue each prompt (at least one id each, lengths may differ); a row ends after an end id."""
         ...
+
+
+@runtime_checkable
+class Search(Protocol):
+    """A strategy that knows its result only at the end. One per file and YAML."""
+
+    def search(
+        self,
+        model: GeneratingModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        end_ids: frozenset[int],
+        max_new_tokens: int,
+        generator: torch.Generator,
+    ) -> list[list[Hypothesis]]:
+        """The best continuations of each prompt, best first, at least one."""
+        ...
+
+
+class BoundModel(GeneratingModel, Protocol):
+    """A model that has read sources. starts: the prompts to continue into their targets, one for each source."""
+
+    starts: list[list[int]]
+
+
+@runtime_checkable
+class SourceModel(Protocol):
+    """What turns one text into another: `bind` reads the ids of sources, the rest is generation as ever."""
+
+    def bind(self, sources: Sequence[Sequence[int]]) -> BoundModel: ...

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from llmcli.decoding.base import Emitted, GeneratingModel
+from llmcli.decoding.penalties import Penalties
 from llmcli.errors import InputError, LLMError
 from llmcli.models.base import State
 
@@ -38,7 +39,7 @@ def decode_tokens(
     *,
     end_ids: frozenset[int],
     max_new_tokens: int,
-    repetition_penalty: float,
+    penalties: Penalties,
 ) -> Iterator[Emitted]:
     """Continue every prompt by one token per step, until all rows have ended or `max_new_tokens` are out.
 
@@ -48,20 +49,16 @@ def decode_tokens(
         InputError: max_new_tokens below 1, an empty prompt, or a prompt id outside the vocabulary.
         LLMError: the model's logits are not finite.
     """
-    _check(model, prompts, max_new_tokens)
+    check_prompts(model, prompts, max_new_tokens)
     window = model.max_seq_len
     contexts = [list(prompt[len(prompt) - kept_tokens(len(prompt), window) :]) for prompt in prompts]
     ended = [False] * len(prompts)
-    seen = _seen(model, prompts) if repetition_penalty != 1.0 else None
+    held = penalties.begin(prompts, model.vocab_size, model.device)  # all of a prompt, also what is past the window
 
-    logits, state = _prefill(model, contexts, max_new_tokens)
+    logits, state = prefill(model, contexts, max_new_tokens)
     for step in range(max_new_tokens):
         own = torch.log_softmax(logits, dim=-1)  # (B, V)
-        if seen is not None:
-            logits = penalise(logits, seen, repetition_penalty)
-        chosen = choose(logits)  # (B,)
-        if seen is not None:
-            seen.scatter_(1, chosen[:, None], True)
+        chosen = choose(logits if held is None else held.adjust(logits))  # (B,)
         logprobs = own.gather(1, chosen[:, None])[:, 0]
         # Both lists cross to the host in one transfer. float64 holds every id exactly; MPS lacks it, and
         # float32 holds them up to 16 million.
@@ -74,6 +71,8 @@ def decode_tokens(
             contexts[row].append(int(number))
             emitted.append(None if ended[row] else int(number))
             ended[row] = ended[row] or int(number) in end_ids
+        if held is not None:
+            held.add([int(number) for number in ids])
         yield Emitted(ids=emitted, logprobs=values)
         if all(ended) or step + 1 == max_new_tokens:
             return
@@ -83,7 +82,7 @@ def decode_tokens(
                 context[-1:] if over else context[len(context) - kept_tokens(len(context), window) :]
                 for context, over in zip(contexts, ended, strict=True)
             ]
-            logits, state = _prefill(model, contexts, max_new_tokens - step - 1)
+            logits, state = prefill(model, contexts, max_new_tokens - step - 1)
         else:
             out = model.step(chosen[:, None], state, last_only=True)
             logits, state = out.logits[:, -1].float(), out.state
@@ -103,7 +102,8 @@ def check_penalty(penalty: float) -> None:
         raise InputError(f"repetition_penalty ({penalty}) must be above 0", hint="1.0 switches it off")
 
 
-def _check(model: GeneratingModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def check_prompts(model: GeneratingModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raises InputError for max_new_tokens below 1, an empty prompt, or a prompt id outside the vocabulary."""
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens ({max_new_tokens}) must be at least 1")
     for row, prompt in enumerate(prompts):
@@ -122,7 +122,7 @@ def _seen(model: GeneratingModel, prompts: Sequence[Sequence[int]]) -> Tensor:
     return seen.to(model.device)
 
 
-def _prefill(model: GeneratingModel, contexts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, State]:
+def prefill(model: GeneratingModel, contexts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, State]:
     """Read every context from an empty state -> logits (B, V) after its last token, state."""
     lengths = [len(context) for context in contexts]
     longest = max(lengths)
