@@ -183,13 +183,15 @@ def batches(
     accumulate: int = 1,
     augment: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The data module of `cfg.batch`; examples are encoded as the task says.
+    """The data module of `cfg.batch`; examples, and windows where it wants others, are encoded as the task says.
 
     augment: the steps that change training examples. Raises InputError for running text, which has none.
     """
     given: dict[str, Any] = {}
+    if hasattr(task, "encoder"):
+        given["encode"] = cast(Any, task).encoder(prepared.tokenizer)
     if prepared.record != Text.__name__:
-        given = {"encode": cast(Any, task).encoder(prepared.tokenizer), "augment": augment}
+        given["augment"] = augment
     elif augment:
         raise InputError(
             f"augment=[{','.join(augment)}] changes labelled, tagged or paired examples; this data holds running text",

@@ -114,6 +114,46 @@ class LanguageModelHead(nn.Module):
         return loss, correct
 
 
+class MaskedHead(nn.Module):
+    """hidden (N, D) of hidden tokens -> logits (N, V), and their loss: a layer, GELU and a norm before the output layer
+    (Devlin et al. 2019), which shares the weight of the embedding where the backbone ties them, whatever its width.
+    """
+
+    def __init__(self, *, backbone: Backbone) -> None:
+        super().__init__()
+        tied = backbone.tie_embeddings
+        width = backbone.input_embedding.embedding_dim if tied else backbone.d_model
+        self.transform = nn.Linear(backbone.d_model, width)
+        self.norm = nn.LayerNorm(width, eps=1e-12)
+        self.output = LanguageModelHead(
+            d_model=width,
+            vocab_size=backbone.vocab_size,
+            embedding=backbone.input_embedding if tied else None,
+            bias=True,
+            softcap=backbone.logit_softcap,
+            label_smoothing=0.0,
+        )
+        nn.init.normal_(self.transform.weight, std=0.02)
+        nn.init.zeros_(self.transform.bias)
+        if not tied:
+            backbone.init_head(self.output.weight)
+
+    def forward(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """hidden (N, D), targets (N,) -> cross-entropy in nats, summed."""
+        return self.output.loss(self._transformed(hidden), targets)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.output.logits(self._transformed(hidden))
+
+    def loss_and_correct(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """For evaluation: the loss, and how many targets the highest logit names."""
+        return self.output.loss_and_correct(self._transformed(hidden), targets)
+
+    def _transformed(self, hidden: Tensor) -> Tensor:
+        normed: Tensor = self.norm(F.gelu(self.transform(hidden)))
+        return normed
+
+
 class SequenceHead(nn.Module):
     """hidden (B, T, D), mask (B, T) -> logits (B, C): the sequence pooled to one vector, dropout, one linear layer."""
 

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from llmcli.data.loader import EpochLoader, PlanLoader
 from llmcli.data.prepare import Prepared
-from llmcli.data.windows import Batch, EvaluationStreams, EvaluationWindows, Plan, TrainingWindows
+from llmcli.data.windows import Batch, Encoded, EvaluationStreams, EvaluationWindows, Plan, TrainingWindows
 from llmcli.errors import InputError
 
 
@@ -40,7 +40,8 @@ class WindowData(PreparedData):
 
     contiguous: rows continue from batch to batch, as a recurrent model that carries its state needs;
     otherwise windows are shuffled. accumulate: batches of one optimizer step, of which an epoch has a whole number.
-    eval_size: rows of an evaluation batch; None is twice `size`, since no gradients are kept.
+    eval_size: rows of an evaluation batch; None is twice `size`, since no gradients are kept. encode: makes of a batch,
+    with a seed, what the task learns from; None: the batch itself.
 
     Each split is checked when it is used, so a text that is only scored need not be long enough to train on.
     """
@@ -52,6 +53,7 @@ class WindowData(PreparedData):
         seed: int,
         contiguous: bool,
         accumulate: int = 1,
+        encode: Callable[[Batch, int], Batch] | None = None,
         size: int,
         seq_len: int,
         eval_size: int | None,
@@ -66,7 +68,7 @@ class WindowData(PreparedData):
             raise InputError(f"batch.num_workers ({num_workers}) must be at least 0")
         self.prepared, self.seed, self.contiguous = prepared, seed, contiguous
         self.size, self.seq_len, self.num_workers = size, seq_len, num_workers
-        self.accumulate = accumulate
+        self.accumulate, self.encode = accumulate, encode
         self.eval_size = eval_size or 2 * size
         self._train_tokens = prepared.split("train")
 
@@ -86,7 +88,7 @@ class WindowData(PreparedData):
     def train_dataloader(self) -> PlanLoader:
         rank, world = self._rank_and_world()
         self._check_train(world)
-        return PlanLoader(self._plan(rank, world), num_workers=self.num_workers)
+        return PlanLoader(self._encoded(self._plan(rank, world)), num_workers=self.num_workers)
 
     def _plan(self, rank: int, world: int) -> TrainingWindows:
         return TrainingWindows(
@@ -138,7 +140,10 @@ class WindowData(PreparedData):
                 "that share it",
                 "more text, or trainer.devices=1",
             )
-        return EpochLoader(plan(rank=rank), num_workers=self.num_workers)
+        return EpochLoader(self._encoded(plan(rank=rank)), num_workers=self.num_workers)
+
+    def _encoded(self, plan: Plan) -> Plan:
+        return plan if self.encode is None else Encoded(plan, self.encode, seed=self.seed)
 
     def _check_train(self, world: int) -> None:
         tokens = len(self._train_tokens)

@@ -8,6 +8,7 @@ of them: T inputs, and the same shifted by one as labels).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,19 @@ class EvaluationStreams(Plan):
         batch = _padded(self.tokens, starts, lengths, np.zeros_like(starts), self.seq_len, self.pad_id, number)
         batch["reset"] = number == 0
         return batch
+
+
+class Encoded(Plan):
+    """The batches of another plan as a task wants them: `encode` takes a batch and a seed that is new every epoch."""
+
+    def __init__(self, plan: Plan, encode: Callable[[Batch, int], Batch], *, seed: int) -> None:
+        self.plan, self.encode, self.seed = plan, encode, seed
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def batch(self, epoch: int, number: int) -> Batch:
+        return self.encode(self.plan.batch(epoch, number), mix(self.seed, "encode", epoch))
 
 
 def _padded(

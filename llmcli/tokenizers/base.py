@@ -32,6 +32,7 @@ class Tokenizer(ABC):
     cls_id: int | None = 5
     sep_id: int | None = 6
     exact: ClassVar[bool] = False  # decode(encode(text)) == text for every text
+    whole_words: ClassVar[bool] = False  # each id is a word of its own
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:

@@ -66,6 +66,7 @@ class WordTokenizer(Tokenizer):
     """
 
     exact: ClassVar[bool] = False
+    whole_words: ClassVar[bool] = True
 
     def __init__(self, words: Sequence[str], *, segmenter: Segmenter, lower_case: bool, unk_text: str | None) -> None:
         if len(set(words)) != len(words):
