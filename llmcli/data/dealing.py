@@ -29,7 +29,8 @@ class DealtRecords(Source[Record]):
     shares hold exactly, for every label (or set of labels) by itself too, but for what labels with few records cannot
     give; copies with different labels may be parted; train is read once more for it, at 8 bytes a record. flaws: what
     cannot be read as a record is an "error" or left out ("skip"). unseen_labels: "skip" leaves out records of val and
-    test with a label that no record of train has, as they are read; "error" leaves them to be found.
+    test with a label that no record of train has, as they are read; "error" leaves them to be found. train_examples: so
+    many of train are kept, chosen by their hashes, the same share of every label where each record has one; None: all.
     """
 
     def __init__(
@@ -41,13 +42,17 @@ class DealtRecords(Source[Record]):
         seed: int,
         flaws: Literal["error", "skip"],
         unseen_labels: Literal["error", "skip"],
+        train_examples: int | None = None,  # runs of earlier versions have no such key
     ) -> None:
         check_fractions(val_fraction, test_fraction)
+        if train_examples is not None and train_examples < 1:
+            raise InputError(f"data.train_examples ({train_examples}) must be at least 1", "null keeps all")
         for name, value in (("flaws", flaws), ("unseen_labels", unseen_labels)):
             if value not in ("error", "skip"):
                 raise InputError(f"data.{name} ({value}) must be one of error, skip")
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.stratify, self.seed, self.flaws, self.unseen_labels = stratify, seed, flaws, unseen_labels
+        self.train_examples = train_examples
         self._flawed: dict[str, int] = {}
         self._unseen: dict[str, int] = {}
 
@@ -82,13 +87,16 @@ class DealtRecords(Source[Record]):
         if split not in self.splits:
             raise InputError(f"the data has no {split} split; it has: {', '.join(self.splits)}")
         records = self._home(split) if split == "train" or split in self._dealt else self._sound(split)
+        if split == "train" and self.train_examples is not None:
+            return self._chosen(self.train_examples)
         return self._seen(records, split) if split != "train" and self.unseen_labels == "skip" else records
 
     def dealing(self) -> dict[str, Any]:
         """What decides which records are in which split, for the fingerprint."""
         shares = {name: share for name, share in self.fractions.items() if name in self._dealt}
         how = {"fractions": shares, "stratify": self.stratify, "seed": self.seed} if shares else {}
-        return {**how, "flaws": self.flaws, "unseen_labels": self.unseen_labels}
+        few = {} if self.train_examples is None else {"train_examples": self.train_examples, "seed": self.seed}
+        return {**how, **few, "flaws": self.flaws, "unseen_labels": self.unseen_labels}
 
     @cached_property
     def _dealt(self) -> tuple[str, ...]:
@@ -121,6 +129,24 @@ class DealtRecords(Source[Record]):
             place = self._place(record)
             if split == ("val" if place < val else "test" if place < test else "train"):
                 yield record
+
+    def _chosen(self, count: int) -> Iterator[Record]:
+        """`count` records of train: of each label those of the smallest hashes, in the order in which they are read."""
+        places: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+        for number, record in enumerate(self._home("train")):
+            names = record.names()
+            places[names[0] if len(names) == 1 else ""].append((self._place(record), number))
+        total = sum(map(len, places.values()))
+        if count > total:
+            raise InputError(f"data.train_examples ({count:,}) is more than there are in train: {total:,}")
+        # what rounding leaves over is carried to the next larger label, as in `_bounds_of_strata`
+        kept, owed = set(), 0.0
+        for label in sorted(places, key=lambda each: (len(places[each]), each)):
+            owed += count * len(places[label]) / total
+            given = round(owed)
+            owed -= given
+            kept |= {number for _, number in sorted(places[label])[:given]}
+        return (record for number, record in enumerate(self._home("train")) if number in kept)
 
     def _place(self, record: Record) -> int:
         value = hashlib.blake2b(digest_size=8, salt=(self.seed % _END).to_bytes(8, "big"))

@@ -49,6 +49,7 @@ class RecordFiles(DealtRecords):
         seed: int,
         flaws: Literal["error", "skip"],
         unseen_labels: Literal["error", "skip"],
+        train_examples: int | None = None,  # runs of earlier versions have no such key
     ) -> None:
         super().__init__(
             val_fraction=val_fraction,
@@ -57,6 +58,7 @@ class RecordFiles(DealtRecords):
             seed=seed,
             flaws=flaws,
             unseen_labels=unseen_labels,
+            train_examples=train_examples,
         )
         self.reader, self.record = reader, reader.record
         self._published: PublishedFiles | None = None

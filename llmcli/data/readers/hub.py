@@ -34,6 +34,7 @@ class HubRecords(DealtRecords):
         seed: int,
         flaws: Literal["error", "skip"],
         unseen_labels: Literal["error", "skip"],
+        train_examples: int | None = None,  # runs of earlier versions have no such key
     ) -> None:
         super().__init__(
             val_fraction=val_fraction,
@@ -42,6 +43,7 @@ class HubRecords(DealtRecords):
             seed=seed,
             flaws=flaws,
             unseen_labels=unseen_labels,
+            train_examples=train_examples,
         )
         self.reader, self.record = reader, reader.record
         self.hub = _hub(path, subset, revision, streaming)
