@@ -10,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from llmcli import config as configs
 from llmcli import schema
 from llmcli.catalog import Catalog
+from llmcli.data.records import Text
+from llmcli.data.texts import HAVE_TEXTS
 from llmcli.errors import InputError
 
 
@@ -43,11 +45,17 @@ def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> Non
     source, reader = schema.locate(str(cfg.data._target_)), cfg.data.get("reader")
     record = getattr(source, "record", None) or getattr(schema.locate(str(reader._target_)), "record", None)
     kind, takes = getattr(record, "__name__", None), getattr(task, "takes", ())
+    has_texts = isinstance(record, type) and issubclass(record, HAVE_TEXTS)
+    if has_texts and cfg.prepare.as_text:
+        kind = Text.__name__
     if kind is None or not takes or kind in takes:
         return
+    hint = _tasks_with("takes", kind) or f"no task learns from {kind} yet; llm prepare and llm data work with them"
+    if has_texts and Text.__name__ in takes:
+        hint += f"; task={choices.get('task')} learns from its texts alone with prepare.as_text=true batch=windows"
     raise InputError(
         f"data={choices.get('data')} holds {kind} records; task={choices.get('task')} learns from {' or '.join(takes)}",
-        _tasks_with("takes", kind) or f"no task learns from {kind} yet; llm prepare and llm data work with them",
+        hint,
     )
 
 

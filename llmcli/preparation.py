@@ -12,6 +12,7 @@ from llmcli import ui
 from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared, prepare
 from llmcli.data.source import Source
+from llmcli.data.texts import TextsOf
 from llmcli.errors import InputError
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
@@ -31,7 +32,7 @@ def prepare_data(
     tokenizer: one that exists, instead of that of the config. source: of `data` that the user named, which needs no
     trust where the rest of the config does.
     """
-    source = source or configs.build(cfg.data, trusted=trusted)
+    source = source or _source(cfg, trusted)
     try:
         with ui.Meter(in_bytes=True) as meter:
             return prepare(
@@ -56,7 +57,7 @@ def prepare_as(
     fingerprint: of the source when the run began. Raises InputError where it has changed since, with the way out
     `otherwise`, and where it would have to be downloaded: a config that comes with a file is not asked what to fetch.
     """
-    source: Source[Any] = configs.build(cfg.data, trusted=trusted)
+    source = _source(cfg, trusted)
     if absent := source.missing():
         raise InputError(
             f"the run's data is not on this machine any more: {absent[0]}",
@@ -69,6 +70,16 @@ def prepare_as(
         raise InputError(
             f"the data has changed since the run began{which if versions[0] != versions[1] else ''}", otherwise
         )
+    if cfg.get("init") is not None:  # the tokenizer came from another run: there is none to learn
+        return prepare_data(cfg, tokenizer, trusted=trusted)
     prepared = prepare_data(cfg, trusted=trusted)
     same = store.fingerprint(prepared.tokenizer) == store.fingerprint(tokenizer)
     return prepared if same else prepare_data(cfg, tokenizer, trusted=trusted)
+
+
+def _source(cfg: DictConfig, trusted: tuple[str, ...] | None) -> Source[Any]:
+    source: Source[Any] = configs.build(cfg.data, trusted=trusted)
+    as_text = OmegaConf.select(cfg, "prepare.as_text", default=False)  # runs of earlier versions have no such key
+    if not isinstance(as_text, bool):
+        raise InputError(f"prepare.as_text ({as_text}) must be true or false")
+    return TextsOf(source) if as_text else source
