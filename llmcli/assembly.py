@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from llmcli import config as configs
-from llmcli import embeddings, precision
+from llmcli import embeddings, initialise, precision
 from llmcli.callbacks.base import Callback, Context, in_order
 from llmcli.callbacks.checkpoints import Checkpoints
 from llmcli.callbacks.history import History
@@ -22,13 +22,17 @@ from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
 from llmcli.data.prepare import Prepared
 from llmcli.data.records import Text
 from llmcli.decoding.base import Strategy
-from llmcli.embeddings import Coverage
 from llmcli.errors import InputError
+from llmcli.finetuning import FineTuning
+from llmcli.initialise import Origin
 from llmcli.preparation import prepare_as, prepare_data
 from llmcli.tasks.base import Task
 from llmcli.tokenizers import store
+from llmcli.tokenizers.base import Tokenizer
 from llmcli.trainer import Budget, TrainerSettings, accelerator_of
 
+# what a run of an earlier version is resumed with, whose config has no finetune group
+NOT_TUNED = FineTuning(freeze=[], layer_decay=1.0, unfreeze_every=None)
 SPECIAL_IDS = ("pad_id", "bos_id", "eos_id", "mask_id", "cls_id", "sep_id")
 
 
@@ -52,7 +56,8 @@ class Parts:
     callbacks: Mapping[str, pl.Callback]
     loggers: Sequence[Any]
     strategy: Strategy  # of the samples
-    embedding_init: Coverage | None  # what of the vocabulary starts from given vectors
+    finetuning: FineTuning
+    remarks: Mapping[str, str]  # how the weights begin and which of them learn, by the titles of the start-up lines
     trusted: tuple[str, ...] | None  # what its config may name; None: everything, the user wrote it
 
     @property
@@ -64,14 +69,21 @@ class Parts:
         return None if self.budget.steps is None else self.budget.steps * self.tokens_per_step
 
 
-def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, Any] | None = None) -> Parts:
+def build(
+    cfg: DictConfig,
+    choices: Mapping[str, str],
+    *,
+    resumed: Mapping[str, Any] | None = None,
+    origin: Origin | None = None,
+) -> Parts:
     """Prepare the data and build everything that does not need a run folder.
 
-    resumed: the `llm` part of the checkpoint that the run goes on from. Raises InputError when its data has changed.
+    resumed: the `llm` part of the checkpoint that the run goes on from. origin: the run that a new one begins with.
+    Raises InputError when the data of a resumed run has changed, and for an origin with which nothing is shared.
     """
     trusted = None if resumed is None else configs.trusted()
     if resumed is None:
-        prepared = prepare_data(cfg)
+        prepared = prepare_data(cfg, None if origin is None else origin.loaded.tokenizer)
     else:
         prepared = prepare_as(
             cfg,
@@ -105,10 +117,11 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
             "it would go on with other ones",
             "make as many devices visible (CUDA_VISIBLE_DEVICES), or start a new run",
         )
+    finetuning = configs.build(cfg.get("finetune"), trusted=trusted) or NOT_TUNED
     torch.manual_seed(int(cfg.seed))
     task: Task = configs.build(cfg.task, trusted=trusted)(
         model=configs.build(cfg.model, trusted=trusted),
-        optimizer=configs.build(cfg.optimizer, trusted=trusted),
+        optimizer=finetuning.optimizer(configs.build(cfg.optimizer, trusted=trusted)),
         schedule=configs.build(cfg.schedule, trusted=trusted),
     )
     limit, seq_len = getattr(task, "max_seq_len", None), cfg.batch.get("seq_len")
@@ -116,9 +129,9 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
         raise InputError(
             f"batch.seq_len ({seq_len}) is above model.max_seq_len ({limit})", f"batch.seq_len={limit} fits"
         )
-    coverage = None
-    if resumed is None and cfg.get("embedding_init") is not None:
-        coverage = embeddings.initialise(task, tokenizer, Path(str(cfg.embedding_init)))
+    remarks = {} if resumed else _begin(task, cfg, tokenizer, origin)
+    finetuning.apply(task, ranks=ranks)
+    remarks["finetune"] = finetuning.describe(task)
     augment = configs.build(cfg.augment, trusted=trusted) if cfg.get("augment") else {}
     data = batches(cfg, prepared, task, trusted=trusted, accumulate=settings.accumulate, augment=augment)
     data.eval_loader("val")  # refuses a split with nothing to score before there is a run folder
@@ -169,9 +182,23 @@ def build(cfg: DictConfig, choices: Mapping[str, str], *, resumed: Mapping[str, 
         callbacks=chosen,
         loggers=loggers,
         strategy=strategy,
-        embedding_init=coverage,
+        finetuning=finetuning,
+        remarks=remarks,
         trusted=trusted,
     )
+
+
+def _begin(task: Task, cfg: DictConfig, tokenizer: Tokenizer, origin: Origin | None) -> dict[str, str]:
+    """Give a new task the weights that others have learnt, and say so; the config remembers the origin."""
+    remarks = {}
+    if origin is not None:
+        taken = initialise.initialise(task, origin, names=cfg.facts.names)
+        with open_dict(cfg):
+            cfg.init = taken.record()
+        remarks["init"] = str(taken)
+    if cfg.get("embedding_init") is not None:
+        remarks["embeddings"] = str(embeddings.initialise(task, tokenizer, Path(str(cfg.embedding_init))))
+    return remarks
 
 
 def batches(
@@ -273,6 +300,7 @@ def callbacks(parts: Parts, folder: Path) -> tuple[History, list[pl.Callback], s
             history,
             BudgetStop(budget=parts.budget, history=history),
             ProgressBar(history=history, budget=parts.budget),
+            *parts.finetuning.callbacks(),
             *parts.callbacks.values(),
             *parts.loggers,
             StopSignal(checkpoints=saver, history=history),

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from llmcli import config as configs
 from llmcli import runs, ui
 from llmcli.errors import InputError
+
+if TYPE_CHECKING:
+    from llmcli.initialise import Origin
 
 # What a resumed run may change and then is another run: the way out of a loss that became infinite.
 _NO_LONGER_THE_SAME = ("optimizer.", "trainer.clip_norm")
@@ -38,9 +41,15 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     launch = configs.launch()
     if cfg.resume is not None:
         return _resume(cfg, launch)
-    check_pair(cfg, launch.choices)  # first: what does not go together may not even have the keys of the other
+    choices, origin = launch.choices, None
+    if cfg.init is not None:
+        from llmcli import initialise
+
+        origin = initialise.find(str(cfg.init))
+        cfg, choices = initialise.adopt(cfg, choices, origin, launch.overrides)
+    check_pair(cfg, choices)  # first: what does not go together may not even have the keys of the other
     configs.validate(cfg)
-    return _train(cfg, launch.choices, run_dir=launch.run_dir)
+    return _train(cfg, choices, run_dir=launch.run_dir, origin=origin)
 
 
 def _resume(cfg: DictConfig, launch: configs.Launch) -> int:
@@ -82,17 +91,18 @@ def _train(
     run_dir: str | None,
     folder: Path | None = None,
     resumed: tuple[Path, Mapping[str, Any]] | None = None,
+    origin: Origin | None = None,
 ) -> int:
     """run_dir: where the user wants a new run. folder: of the run that goes on, None for a new one.
 
-    resumed: the checkpoint file to go on from and its `llm` part.
+    resumed: the checkpoint file to go on from and its `llm` part. origin: the run whose weights a new one begins with.
     """
     from llmcli import assembly, checkpoint, results
     from llmcli.report import summary
     from llmcli.tokenizers import store
     from llmcli.trainer import build_trainer
 
-    parts = assembly.build(cfg, choices, resumed=resumed[1] if resumed else None)
+    parts = assembly.build(cfg, choices, resumed=resumed[1] if resumed else None, origin=origin)
     if cfg.dry_run:
         summary.introduce(parts)
         summary.dry_run(parts)

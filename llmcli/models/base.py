@@ -5,6 +5,7 @@ Shapes: B batch, T time, D model width, V vocabulary.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self
@@ -99,6 +100,16 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def init_weights(self) -> None:
         """Initialise as the family's paper does (called by the constructor)."""
+
+    def parameter_depths(self) -> dict[str, int]:
+        """The layer of each parameter: 0 the embedding, which is all that is made before the `blocks` (or `layers`),
+        then those, with the last of them all that is made after. Models of another build override."""
+        found, depth = {}, 0
+        for name, _ in self.named_parameters():
+            block = re.match(r"(?:blocks|layers)\.(\d+)\.", name)
+            depth = int(block[1]) + 1 if block else depth
+            found[name] = depth
+        return found
 
     def init_head(self, weight: Tensor) -> None:
         """Initialise an untied head's weight (V, D); families with another practice override."""

@@ -45,8 +45,9 @@ def introduce(parts: Parts) -> None:
         f"{choices.get('model')}   {count(total)} parameters ({count(total - matrix_parameters(task))} in tables)"
         + (f", context {context}" if context else ""),
     )
-    if parts.embedding_init is not None:
-        ui.say("embeddings", str(parts.embedding_init))
+    for title, remark in parts.remarks.items():
+        if remark:
+            ui.say(title, remark)
     lengths = []
     if budget.steps is not None:
         lengths.append(f"{budget.steps:,} steps ({count(parts.planned_tokens or 0)} tokens)")
