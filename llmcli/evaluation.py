@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from llmcli import config as configs
 from llmcli import ui
+from llmcli.answers import Answers, open_folder
 from llmcli.assembly import batches
 from llmcli.checkpoint import Loaded
-from llmcli.data.cache import digest
-from llmcli.data.prepare import Prepared
-from llmcli.data.source import Source
 from llmcli.errors import InputError
-from llmcli.floor import ngram_floor
-from llmcli.preparation import prepare_as, prepare_data
-from llmcli.tasks.base import Task, figures
+from llmcli.floor import floor_of
+from llmcli.scored_data import Scored, find_data
+from llmcli.tasks.base import Batch, ScoresExamples, StepResult, Task, figures
 from llmcli.trainer import accelerator_of
-
-ALL = "all"  # instead of a split: all of a text given with data=
 
 
 def to_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -36,17 +32,18 @@ def evaluate(
     device: torch.device,
     text: dict[str, float],
     on_batch: Callable[[int], None] | None = None,
+    seen: Callable[[Batch, StepResult], None] | None = None,
 ) -> dict[str, float]:
     """The task's metrics over all batches.
 
     text: the amounts of text that the targets stand for, e.g. {"bytes": ..., "characters": ...}. on_batch is called
-    with the number of targets scored so far.
+    with the number of targets scored so far, seen with each batch and its result.
     """
     task.to(device).eval()
     task.on_validation_epoch_start()
     metrics, scored = task.metrics(), 0
     for batch in batches:
-        scored += task.accumulate(metrics, to_device(batch, device))
+        scored += task.accumulate(metrics, to_device(batch, device), seen)
         if on_batch is not None:
             on_batch(scored)
     for metric in metrics:
@@ -63,100 +60,101 @@ def score(
     batch_size: int | None,
     accelerator: str,
     progress: bool,
+    bootstrap: int = 0,
+    out: Path | Literal["auto"] | None = None,
+    baseline: Loaded | None = None,
 ) -> dict[str, Any]:
     """Figures of a loaded run on `split`, of `data` where given (tokenized with the run's own tokenizer).
 
     split None: val; of a `data` that is split by fractions ALL of it, unless it is the very files that the run was
-    trained on: then the run's own val. stride: tokens between overlapping windows; None: windows side by side. Raises
-    InputError for an unknown split, and where the run's own data has changed.
+    trained on: then the run's own val. stride: tokens between overlapping windows; None: windows side by side.
+
+    Of examples also: `classes`, and `intervals` from `bootstrap` resamples, 0 for none; predictions.jsonl and
+    report.html in the folder `out`, "auto" for one of the run, None for neither; `baseline`: how far the figures are
+    from those of this run on the same examples.
+
+    Raises InputError for an unknown split, where the run's own data has changed, for labels that the run was not
+    trained on, for a folder that cannot be written, and for a baseline that scores other data.
     """
-    if data is None:
-        split = split or "val"
-        prepared = _own(loaded, OmegaConf.create(loaded.config))
-    else:
-        configs.validate(OmegaConf.create({"data": data}))
-        prepared, split = _other(loaded, data, split)
-    if split not in prepared.splits:
-        raise InputError(f"there is no split {split!r}", f"this data has: {', '.join(prepared.splits)}")
-    saved = OmegaConf.create(loaded.config)
-    module = batches(saved, prepared, loaded.task, trusted=loaded.trusted)
-    loader = module.eval_loader(split, stride=stride, size=batch_size)
-    kind, _ = accelerator_of(accelerator, 1, key="accelerator")
+    if bootstrap < 0:
+        raise InputError(f"bootstrap ({bootstrap}) must be at least 0")
+    if baseline is not None and not bootstrap:
+        raise InputError("baseline= compares two runs by resampling; bootstrap=0 leaves nothing to compare")
+    device = torch.device(accelerator_of(accelerator, 1, key="accelerator")[0])
+    how: dict[str, Any] = {"stride": stride, "size": batch_size, "device": device, "progress": progress}
+    scored = find_data(loaded, data, split)
+    if not scored.examples:
+        if baseline is not None:
+            raise InputError("baseline= compares runs on examples; this data holds running text")
+        return _figures(loaded, scored, **how)
+    about = {**scored.about, "ckpt": str(loaded.path)}
+    folder = None
+    if out is not None and isinstance(loaded.task, ScoresExamples):
+        folder = open_folder(_folder(loaded.path, scored) if out == "auto" else out, about=about)
+    with Answers(loaded.task, scored.prepared.examples(scored.split), folder=folder) as answers:
+        found = _figures(loaded, scored, seen=answers, **how)
+        if bootstrap:
+            found["intervals"] = {name: list(each) for name, each in answers.intervals(bootstrap).items()}
+        if classes := answers.classes():
+            found["classes"] = classes
+        if baseline is not None:
+            other = find_data(baseline, data, split)
+            _check_comparable(loaded, scored, baseline, other)
+            with Answers(baseline.task, other.prepared.examples(other.split), folder=None) as theirs:
+                figures = _figures(baseline, other, seen=theirs, **how)
+            apart = answers.against(theirs, bootstrap)
+            found["baseline"] = {"ckpt": str(baseline.path), "figures": figures, "differences": apart}
+        subtitle = f"{loaded.path} · {scored.about['origin']} · {scored.about['split']}"
+        return {**found, **answers.write(found, about=about, subtitle=subtitle)}
+
+
+def _figures(
+    loaded: Loaded,
+    scored: Scored,
+    *,
+    stride: int | None,
+    size: int | None,
+    device: torch.device,
+    progress: bool,
+    seen: Callable[[Batch, StepResult], None] | None = None,
+) -> dict[str, Any]:
+    prepared, split = scored.prepared, scored.split
+    module = batches(OmegaConf.create(loaded.config), prepared, loaded.task, trusted=loaded.trusted)
+    loader = module.eval_loader(split, stride=stride, size=size)
     stats = prepared.manifest["splits"][split]
     with ui.Meter() as meter:
         found: dict[str, Any] = evaluate(
             loaded.task,
             loader,
-            device=torch.device(kind),
+            device=device,
             text={unit: float(stats[unit]) for unit in ("bytes", "characters")},
             on_batch=(lambda n: meter("evaluating", n, stats["tokens"])) if progress else None,
+            seen=seen,
         )
-    own = prepared.manifest["content"] == digest(loaded.content["llm"]["data"]["fingerprint"])
-    if loaded.task.next_token and own and split != "train":  # of the counted text itself it would be no floor
-        found["floor_loss"] = ngram_floor(prepared, split)
-    whole = prepared.splits == (split,) == ("train",)
-    found.update(split=ALL if whole else split, tokens=stats["tokens"], unknown=stats.get("unknown", 0))
+    if scored.own and split != "train":  # of the text that it was learned from it would be no floor
+        found.update({f"floor_{name}": value for name, value in floor_of(loaded.task.floor, prepared, split).items()})
+    found.update(split=scored.about["split"], tokens=stats["tokens"], unknown=stats.get("unknown", 0))
     return found
 
 
-def _own(loaded: Loaded, cfg: DictConfig) -> Prepared:
-    return prepare_as(
-        cfg,
-        loaded.tokenizer,
-        loaded.content["llm"]["data"]["fingerprint"],
-        trusted=loaded.trusted,
-        otherwise="data=... scores other text on purpose; put the old files back to score what the run knows",
-    )
+def _folder(ckpt: Path, scored: Scored) -> Path:
+    """eval/ of the run and there a folder of this data, split and checkpoint, if it is not the run's best."""
+    home = ckpt.parent.parent if ckpt.parent.name == "checkpoints" else ckpt.parent
+    parts = [scored.about["split"]]
+    parts += [] if scored.own else [scored.about["data"][:8]]
+    parts += [] if ckpt.stem == "best" else [ckpt.stem]
+    return home / "eval" / "-".join(parts)
 
 
-def _other(loaded: Loaded, data: DictConfig, split: str | None) -> tuple[Prepared, str]:
-    """Data that the user named, and which split of it. Its source is the user's, all else comes from the checkpoint."""
-    cfg = OmegaConf.create(loaded.config)
-    source: Source[Any] = configs.build(data)
-    _check_record(loaded, source)
-    whole = _undivided(data)
-    if split == ALL and whole is None:
-        raise InputError(f"there is no split {ALL!r}: this data comes in splits", "split=val or another of them")
-    if split is None and "val_fraction" in data:
-        with ui.Meter() as meter:
-            source.obtain(meter)
-        if _same_records(source.fingerprint(), loaded.content["llm"]["data"]["fingerprint"]):
-            ui.say("data", "the text that the run was trained on: its own val split is scored")
-            if "path" in cfg.data and data.get("path") is not None:
-                cfg.data.path = data.path
-            return _own(loaded, cfg), "val"
-        split = None if whole is None else ALL
-    if split == ALL and whole is not None:
-        source, split = whole, "train"
-    cfg.duplicates = None  # text to score stays whole
-    return prepare_data(cfg, loaded.tokenizer, trusted=loaded.trusted, source=source), split or "val"
-
-
-def _undivided(data: DictConfig) -> Source[Any] | None:
-    """All of a text as its train split; None of data that comes in splits."""
-    if "val_fraction" not in data:
-        return None
-    source: Source[Any] = configs.build(OmegaConf.merge(data, {"val_fraction": 0.0, "test_fraction": 0.0}))
-    return source if source.splits == ("train",) else None
-
-
-def _check_record(loaded: Loaded, source: Source[Any]) -> None:
-    kind, takes = source.record.__name__, loaded.task.takes
-    if kind not in takes:
-        raise InputError(f"this data holds {kind} records; the run's task learnt from {' or '.join(takes)}")
-
-
-def _same_records(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two sources have the same files and, where a reader makes records of them, read them in the same way."""
-    files = _files(one)
-    readers = [None if isinstance(each.get("reader"), str) else digest(each.get("reader")) for each in (one, other)]
-    return files is not None and files == _files(other) and readers[0] == readers[1]
-
-
-def _files(fingerprint: Mapping[str, Any]) -> list[str] | None:
-    """The hashes of the files that a text is made of, None where its reader does not say."""
-    found = fingerprint.get("files", fingerprint.get("file"))
-    if found is None:
-        return None
-    hashes = found.values() if isinstance(found, dict) else [found] if isinstance(found, str) else found
-    return sorted(map(str, hashes))
+def _check_comparable(ours: Loaded, one: Scored, theirs: Loaded, other: Scored) -> None:
+    """Raises InputError unless both runs score the same examples of the same split."""
+    if type(ours.task) is not type(theirs.task):
+        names = [type(loaded.task).__name__ for loaded in (ours, theirs)]
+        raise InputError(f"the baseline is a {names[1]} run, this is a {names[0]} run: their figures differ in meaning")
+    sides = [(each.about["data"], each.about["split"], each.count) for each in (one, other)]
+    if sides[0] != sides[1]:
+        said = [f"{each.count:,} examples of {each.about['origin']}, {each.about['split']}" for each in (one, other)]
+        raise InputError(
+            f"the baseline would be scored on other examples: {said[1]}; this run: {said[0]}",
+            "data=... and split=... name what both are to be scored on",
+        )

@@ -14,6 +14,9 @@ from llmcli import runs, ui
 from llmcli.errors import InputError
 from llmcli.schema import mismatch
 
+MOST_CLASSES = 30  # whose figures are shown; --json and the report have those of all
+_KINDS = {"stride": int | None, "batch_size": int | None, "bootstrap": int, "out": str | None, "baseline": str | None}
+
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli import checkpoint
@@ -21,8 +24,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli.trainer import quiet_lightning
 
     quiet_lightning()
-    for name in ("stride", "batch_size"):
-        if wrong := mismatch(cfg[name], int | None):
+    for name, kind in _KINDS.items():
+        if wrong := mismatch(cfg[name], kind):
             raise InputError(f"{name}: {wrong}")
     path = runs.resolve(cfg.ckpt, "use")
     if cfg.ckpt in (None, "latest"):
@@ -40,6 +43,9 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             batch_size=cfg.batch_size,
             accelerator=str(cfg.accelerator),
             progress=True,
+            bootstrap=cfg.bootstrap,
+            out=cfg.out if cfg.out in (None, "auto") else Path(cfg.out),
+            baseline=checkpoint.load(runs.resolve(cfg.baseline, "use")) if cfg.baseline is not None else None,
         )
     words = _score_words(loaded.task, loaded.tokenizer, **lists) if any(lists.values()) else {}
     figures["seconds"] = round(time.monotonic() - began, 2)
@@ -49,13 +55,39 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     else:
         if words:
             ui.table(_word_rows(words), ("list", "figure", "value", "covered"), right=(2, 3), stdout=True)
+        _show_all(figures)
+    return 0
+
+
+def _show_all(figures: Mapping[str, Any]) -> None:
+    """The figures with their intervals, then those of each class, then what sets them apart from a baseline's."""
+    bounds = figures.get("intervals", {})
+    plain = {name: value for name, value in figures.items() if not isinstance(value, Mapping)}
+    rows: list[tuple[str, ...]]
+    rows = [(name, _show(value), *([_between(bounds.get(name))] if bounds else [])) for name, value in plain.items()]
+    ui.table(rows, ("figure", "value", *(["95% interval"] if bounds else [])), right=(1,), stdout=True)
+    classes = figures.get("classes", {})
+    if 0 < len(classes) <= MOST_CLASSES:
+        columns = list(next(iter(classes.values())))
+        ui.out("")
         ui.table(
-            [(name, _show(value)) for name, value in figures.items()],
-            ("figure", "value"),
-            right=(1,),
+            [(name, *(_show(found.get(each)) for each in columns)) for name, found in classes.items()],
+            ("class", *columns),
+            right=range(1, 1 + len(columns)),
             stdout=True,
         )
-    return 0
+    if baseline := figures.get("baseline"):
+        ui.out("")
+        rows = [
+            (name, _show(baseline["figures"][name]), _show(apart["measured"]), _between((apart["low"], apart["high"])),
+             f"{apart['p']:.3f}")
+            for name, apart in baseline["differences"].items()
+        ]  # fmt: skip
+        ui.table(rows, ("figure", "baseline", "difference", "95% interval", "p"), right=(1, 2, 4), stdout=True)
+
+
+def _between(bounds: Sequence[float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
 
 
 def _score_words(

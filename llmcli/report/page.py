@@ -39,22 +39,22 @@ svg rect { fill: var(--bar); } svg line { stroke: var(--line); }
 """
 
 
-def page(title: str, subtitle: str, *sections: str) -> str:
-    """The whole document; sections are HTML made by the functions below."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_safe(title)}</title>'
-    body = f'<h1>{_safe(title)}</h1>\n<p class="dim">{_safe(subtitle)}</p>\n' + "\n".join(sections)
-    whole = f"<head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body>"
+def page(title: str, subtitle: str, *sections: str, style: str = "") -> str:
+    """The whole document; sections are HTML made by the functions below, style is CSS for what they add."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{safe(title)}</title>'
+    body = f'<h1>{safe(title)}</h1>\n<p class="dim">{safe(subtitle)}</p>\n' + "\n".join(sections)
+    whole = f"<head>{head}<style>{_STYLE}{style}</style></head>\n<body>\n{body}\n</body>"
     return f'<!doctype html>\n<html lang="en">\n{whole}\n</html>\n'
 
 
 def section(title: str, *parts: str, note: str = "") -> str:
     """A heading, what is to be known about how the figures were taken, and the figures."""
-    said = f'<p class="dim">{_safe(note)}</p>' if note else ""
-    return f"<section><h2>{_safe(title)}</h2>{said}{''.join(parts)}</section>"
+    said = f'<p class="dim">{safe(note)}</p>' if note else ""
+    return f"<section><h2>{safe(title)}</h2>{said}{''.join(parts)}</section>"
 
 
 def panel(title: str, content: str) -> str:
-    return f"<div><h3>{_safe(title)}</h3>{content}</div>"
+    return f"<div><h3>{safe(title)}</h3>{content}</div>"
 
 
 def grid(panels: Iterable[str]) -> str:
@@ -67,7 +67,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     cells = [list(row) for row in rows]
     right = [any(map(_is_number, column)) for column in zip(*cells, strict=True)] or [False] * len(headers)
     head = "".join(
-        f'<th class="right">{_safe(name)}</th>' if number else f"<th>{_safe(name)}</th>"
+        f'<th class="right">{safe(name)}</th>' if number else f"<th>{safe(name)}</th>"
         for name, number in zip(headers, right, strict=True)
     )
     made = [[_cell(value) for value in row] for row in cells]
@@ -79,13 +79,13 @@ def warnings(found: Sequence[Mapping[str, str]]) -> str:
     """A box of what to look at; empty where there is nothing."""
     if not found:
         return ""
-    items = "".join(f"<li><b>{_safe(each['what'])}</b><br>{_safe(each['do'])}</li>" for each in found)
+    items = "".join(f"<li><b>{safe(each['what'])}</b><br>{safe(each['do'])}</li>" for each in found)
     return f'<div class="warnings"><ul>{items}</ul></div>'
 
 
 def text(content: str, kind: str = "") -> str:
     """Text as it stands. kind: "", "before" or "after"."""
-    return f'<pre class="{kind}">{_safe(content)}</pre>'
+    return f'<pre class="{kind}">{safe(content)}</pre>'
 
 
 def bars(values: Mapping[str, float], *, unit: str = "") -> str:
@@ -98,7 +98,7 @@ def bars(values: Mapping[str, float], *, unit: str = "") -> str:
         y = i * height
         shown = f"{value:,.0f}" + (f" · {value / total:.1%}" if unit == "%" else "")
         rows.append(
-            f'<text x="132" y="{y + 13}" text-anchor="end">{_safe(_short(name))}</text>'
+            f'<text x="132" y="{y + 13}" text-anchor="end">{safe(_short(name))}</text>'
             f'<rect x="140" y="{y + 3}" width="{max(200 * value / top, 0.5):.1f}" height="{height - 6}"/>'
             f'<text x="{146 + 200 * value / top:.1f}" y="{y + 13}">{shown}</text>'
         )
@@ -115,7 +115,7 @@ def histogram(edges: Sequence[int], counts: Sequence[int], *, unit: str) -> str:
         said = f"{edges[i]:,} to {edges[i + 1] - 1:,} {unit}: {count:,}"
         parts.append(
             f'<rect x="{left + i * step + 0.5:.1f}" y="{height - foot - tall:.1f}" width="{max(step - 1, 1):.1f}" '
-            f'height="{tall:.1f}"><title>{_safe(said)}</title></rect>'
+            f'height="{tall:.1f}"><title>{safe(said)}</title></rect>'
         )
     marks = sorted({0, len(counts) // 3, 2 * len(counts) // 3, len(counts)})
     for i in marks:
@@ -123,11 +123,12 @@ def histogram(edges: Sequence[int], counts: Sequence[int], *, unit: str) -> str:
         edge = edges[i] - (i == len(counts))
         parts.append(f'<text x="{left + i * step:.1f}" y="{height - foot + 14}" text-anchor="{anchor}">{edge:,}</text>')
     parts.append(f'<text x="{left - 6}" y="14" text-anchor="end">{top:,}</text>')
-    parts.append(f'<text x="{(left + width) / 2:.0f}" y="{height - 3}" text-anchor="middle">{_safe(unit)}</text>')
+    parts.append(f'<text x="{(left + width) / 2:.0f}" y="{height - 3}" text-anchor="middle">{safe(unit)}</text>')
     return f'<svg viewBox="0 0 {width} {height}" role="img">{"".join(parts)}</svg>'
 
 
-def _safe(content: str) -> str:
+def safe(content: str) -> str:
+    """Text from anywhere as HTML that shows it."""
     return escape(visible(content))
 
 
@@ -146,7 +147,7 @@ def _cell(value: Any) -> str:
     if _is_number(value):
         shown = f"{value:,}" if isinstance(value, int) else f"{value:,.3f}"
         return f'<td class="right">{shown}</td>'
-    return f"<td>{_safe(str(value))}</td>"
+    return f"<td>{safe(str(value))}</td>"
 
 
 def _is_number(value: Any) -> bool:

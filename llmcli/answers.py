@@ -1,0 +1,153 @@
+"""What a run answers to each example of a split: predictions.jsonl and report.html, and how sure the figures are."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch import Tensor
+
+from llmcli import files
+from llmcli.data.examples import Examples
+from llmcli.errors import InputError
+from llmcli.metrics.bootstrap import SHARE, Contributions, differences, intervals
+from llmcli.metrics.calibration import CalibrationError
+from llmcli.report.predictions import Predictions
+from llmcli.report.predictions_page import Evaluated, report
+from llmcli.tasks.base import Batch, ScoresExamples, StepResult, Task
+
+PREDICTIONS, REPORT, ABOUT = "predictions.jsonl", "report.html", "figures.json"
+
+
+class Answers:
+    """Is shown each batch of one evaluation (`Task.accumulate`), and knows afterwards what became of the examples.
+
+    folder: for the two files, made by `open_folder`; None keeps no single outcomes. A context, which closes its files.
+    """
+
+    def __init__(self, task: Task, examples: Examples, *, folder: Path | None) -> None:
+        self.task, self.examples, self.folder = task, examples, folder
+        self.contributions = Contributions()
+        self._totals: dict[str, Tensor] = {}
+        self._predictions: Predictions | None = None
+        if folder is not None and isinstance(task, ScoresExamples):
+            self._predictions = Predictions(folder, classes=getattr(task, "names", ()))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._predictions is not None:
+            self._predictions.close()
+
+    def __call__(self, batch: Batch, result: StepResult) -> None:
+        if not result.each:
+            return
+        self.contributions.add(batch["numbers"], result.each)
+        for name, value in result.sums.items():
+            self._totals[name] = self._totals.get(name, 0) + value.cpu().double()
+        if self._predictions is not None and isinstance(self.task, ScoresExamples):
+            numbers = batch["numbers"].tolist()
+            records = [self.examples[number] for number in numbers]
+            self._predictions.add(numbers, self.task.outcomes(records, result))
+
+    def intervals(self, resamples: int) -> dict[str, tuple[float, float]]:
+        """Bounds of every figure that the examples make, by its name; empty for a task that does not say which do."""
+        each = self.contributions.each()
+        return intervals(self.task.metrics(), each, resamples=resamples) if each else {}
+
+    def against(self, baseline: Answers, resamples: int) -> dict[str, dict[str, float]]:
+        """How far each figure is from that of another run on the same examples: measured, low, high, p by its name."""
+        ours, theirs = (side.contributions.each() for side in (self, baseline))
+        found = differences(self.task.metrics(), ours, theirs, resamples=resamples)
+        return {name: asdict(each) for name, each in found.items()}
+
+    def classes(self) -> dict[str, dict[str, float]]:
+        """Figures of each class by its name, counts among them as whole numbers; empty where the task has none."""
+        found = self.task.by_class(self._totals) if self._totals else {}
+        return {name: {key: _whole(key, value) for key, value in each.items()} for name, each in found.items()}
+
+    def write(self, figures: Mapping[str, Any], *, about: Mapping[str, Any], subtitle: str) -> dict[str, str]:
+        """Both files, and what `open_folder` knows the folder by; returns their paths, none without a folder.
+
+        figures: as `llm eval` gives them, with `intervals`, `classes` and `baseline` where there are any.
+        """
+        if self.folder is None or self._predictions is None:
+            return {}
+        files.write_json(self.folder / ABOUT, {**about, "figures": dict(figures)})
+        self._predictions.write(self.folder / PREDICTIONS)
+        headers, rows = figure_rows(figures)
+        evaluated = Evaluated(
+            subtitle=subtitle,
+            headers=headers,
+            figures=rows,
+            note=f"Intervals hold {SHARE:.0%} of resamples of the examples." if figures.get("intervals") else "",
+            classes=figures.get("classes", {}),
+            confusion=self._predictions.confusion,
+            bins=self._bins(),
+            hardest=self._predictions.hardest(),
+            right=self._predictions.right(),
+        )
+        files.write_atomic(self.folder / REPORT, report(evaluated).encode())
+        return {"predictions": str(self.folder / PREDICTIONS), "report": str(self.folder / REPORT)}
+
+    def _bins(self) -> list[tuple[int, float, float]]:
+        """(examples, mean confidence, share right) of each bin that has examples."""
+        if not self._totals.keys() >= set(CalibrationError.sums):
+            return []
+        columns = zip(*(self._totals[name].tolist() for name in CalibrationError.sums), strict=True)
+        return [(int(n), confidence / n, right / n) for n, confidence, right in columns if n]
+
+
+def figure_rows(figures: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
+    """Headers, and a row for each figure: its interval, its floor, and how far it is from the baseline's."""
+    bounds, apart = figures.get("intervals", {}), figures.get("baseline", {}).get("differences", {})
+    floors = {name.removeprefix("floor_") for name in figures if name.startswith("floor_")}
+    names = [name for name, value in figures.items() if isinstance(value, float) and not name.startswith("floor_")]
+    headers = ["figure", "value"]
+    headers += ["from", "to"] if bounds else []
+    headers += ["floor"] if floors else []
+    headers += ["less the baseline's", "from", "to", "p"] if apart else []
+    rows = []
+    for name in names:
+        row = [name, figures[name]]
+        row += bounds.get(name, (None, None)) if bounds else ()
+        row += [figures.get(f"floor_{name}")] if floors else []
+        row += apart.get(name, dict.fromkeys(("measured", "low", "high", "p"))).values() if apart else ()
+        rows.append(row)
+    return headers, rows
+
+
+def open_folder(folder: Path, *, about: Mapping[str, Any]) -> Path:
+    """Make the folder of the two files, before anything is scored.
+
+    about: what they are of, in plain values. Raises InputError where the folder cannot be written, and where it holds
+    those of other data.
+    """
+    known = files.read_json(folder / ABOUT)
+    same = all(known.get(name) == about[name] for name in ("data", "split"))
+    if (known and not same) or (not known and (folder / PREDICTIONS).exists()):
+        raise InputError(
+            f"{folder} holds predictions for {known.get('origin', 'something else')}, split {known.get('split', '?')}",
+            "another out=FOLDER, or delete that one",
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as err:
+        raise InputError(
+            f"the folder {folder} for predictions and report cannot be written: {err.strerror}",
+            "out=FOLDER puts them elsewhere, out=null writes neither",
+        ) from err
+    return folder
+
+
+def _whole(name: str, value: float) -> float:
+    return int(value) if name == "support" else value
