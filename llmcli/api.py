@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from llmcli import checkpoint, runs
 from llmcli.decoding.generate import Generation, generate
+from llmcli.decoding.penalties import Penalties
 from llmcli.decoding.sample import Sample
 from llmcli.errors import InputError
 from llmcli.evaluation import score
@@ -43,7 +44,11 @@ class Run:
         top_k: int | None = None,
         top_p: float | None = 0.95,
         min_p: float | None = None,
+        typical_p: float | None = None,
         repetition_penalty: float = 1.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
+        no_repeat_ngram: int = 0,
         stop: Sequence[str] = (),
         seed: int = 1,
         unknown: Literal["error", "replace"] = "error",
@@ -57,7 +62,13 @@ class Run:
             top_k=top_k,
             top_p=top_p,
             min_p=min_p,
-            repetition_penalty=repetition_penalty,
+            typical_p=typical_p,
+            penalties=Penalties(
+                repetition=repetition_penalty,
+                frequency=frequency_penalty,
+                presence=presence_penalty,
+                no_repeat_ngram=no_repeat_ngram,
+            ),
         )
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         with torch.inference_mode():
@@ -76,9 +87,19 @@ class Run:
         return answers
 
     def evaluate(
-        self, *, split: str | None = None, data: dict[str, Any] | None = None, stride: int | None = None
+        self,
+        *,
+        split: str | None = None,
+        data: dict[str, Any] | None = None,
+        stride: int | None = None,
+        bootstrap: int = 1000,
+        out: str | Path | None = None,
     ) -> dict[str, Any]:
-        """Figures on a split of the run's own data, or of `data` (a data config as a dict): those of `llm eval`."""
+        """Figures on a split of the run's own data, or of `data` (a data config as a dict): those of `llm eval`.
+
+        bootstrap: resamples for the intervals of figures on examples, 0: none. out: a folder for predictions.jsonl and
+        report.html; None writes neither.
+        """
         node = None if data is None else OmegaConf.create(data)
         return score(
             self._loaded,
@@ -88,6 +109,8 @@ class Run:
             batch_size=None,
             accelerator="auto",
             progress=False,
+            bootstrap=bootstrap,
+            out=None if out is None else Path(out),
         )
 
 

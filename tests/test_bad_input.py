@@ -388,7 +388,7 @@ def test_eval_of_an_empty_text(llm, trained, tmp_path):
         ("decoding.top_p=1.5", "top_p (1.5) must be above 0 and at most 1"),
         ("decoding.top_k=0", "top_k (0) must be at least 1"),
         ("decoding.min_p=2", "min_p (2) must be between 0 and 1"),
-        ("decoding.repetition_penalty=0", "repetition_penalty (0) must be above 0"),
+        ("decoding.penalties.repetition=0", "penalties.repetition (0) must be above 0"),
         ("unknown=maybe", "unknown must be error or replace, not 'maybe'"),
         (f"seed={10**20}", "must fit in 64 bits"),
         ("--stop=", "a stop string is empty"),

@@ -8,18 +8,15 @@ import torch
 from torch import Tensor
 
 from llmcli.decoding.base import Emitted, GeneratingModel
-from llmcli.decoding.loop import check_penalty, decode_tokens
+from llmcli.decoding.loop import decode_tokens
+from llmcli.decoding.penalties import Penalties
 
 
 class Greedy:
-    """argmax over the logits; the lowest id wins a tie.
+    """argmax over the logits, after penalties; the lowest id wins a tie."""
 
-    repetition_penalty: 1.0 is none, see `loop.penalise`. Raises InputError if it is not above 0.
-    """
-
-    def __init__(self, *, repetition_penalty: float) -> None:
-        check_penalty(repetition_penalty)
-        self.repetition_penalty = repetition_penalty
+    def __init__(self, *, penalties: Penalties) -> None:
+        self.penalties = penalties
 
     def decode(
         self,
@@ -37,7 +34,7 @@ class Greedy:
             _argmax,
             end_ids=end_ids,
             max_new_tokens=max_new_tokens,
-            repetition_penalty=self.repetition_penalty,
+            penalties=self.penalties,
         )
 
 

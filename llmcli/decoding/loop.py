@@ -88,20 +88,6 @@ def decode_tokens(
             logits, state = out.logits[:, -1].float(), out.state
 
 
-def penalise(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Repetition penalty of CTRL (Keskar et al. 2019), logits (B, V), seen (B, V) bool -> (B, V).
-
-    The paper divides the logits of tokens seen before by the penalty. That would make a token with a negative
-    logit more likely, so a negative one is multiplied.
-    """
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
-
-
-def check_penalty(penalty: float) -> None:
-    if not (penalty > 0 and math.isfinite(penalty)):
-        raise InputError(f"repetition_penalty ({penalty}) must be above 0", hint="1.0 switches it off")
-
-
 def check_prompts(model: GeneratingModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Raises InputError for max_new_tokens below 1, an empty prompt, or a prompt id outside the vocabulary."""
     if max_new_tokens < 1:
@@ -112,14 +98,6 @@ def check_prompts(model: GeneratingModel, prompts: Sequence[Sequence[int]], max_
         for index in (min(prompt), max(prompt)):
             if not 0 <= index < model.vocab_size:
                 raise InputError(f"prompt {row} holds id {index}, the model knows 0 to {model.vocab_size - 1}")
-
-
-def _seen(model: GeneratingModel, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """(B, V) bool: the tokens of each prompt, all of it, also what no longer fits the window."""
-    seen = torch.zeros(len(prompts), model.vocab_size, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        seen[row, list(prompt)] = True
-    return seen.to(model.device)
 
 
 def prefill(model: GeneratingModel, contexts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, State]:

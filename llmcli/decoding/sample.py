@@ -13,7 +13,8 @@ from torch import Tensor
 
 from llmcli.decoding.base import Emitted, GeneratingModel
 from llmcli.decoding.greedy import Greedy
-from llmcli.decoding.loop import check_penalty, decode_tokens
+from llmcli.decoding.loop import decode_tokens
+from llmcli.decoding.penalties import Penalties
 from llmcli.errors import InputError
 
 _BLOCK = 256  # random numbers drawn at once for each row
@@ -21,12 +22,13 @@ _HEAD = 256  # most probable tokens among which the nucleus is looked for first
 
 
 class Sample:
-    """Repetition penalty, then temperature, then top_k, top_p and min_p, each on what the one before left.
+    """Penalties, then temperature, then top_k, top_p, min_p and typical_p, each on what the one before left.
 
     temperature: divides the logits; 0 is greedy. top_k: keep the k largest logits (and ties with the k-th).
     top_p: nucleus sampling (Holtzman et al. 2020), the smallest set with at least this probability. min_p
-    (Nguyen et al. 2024): drop what is less probable than this fraction of the most probable. None switches a
-    filter off.
+    (Nguyen et al. 2024): drop what is less probable than this fraction of the most probable. typical_p (Meister et al.
+    2023): the smallest set with at least this probability of tokens whose surprise is nearest to the entropy. None
+    switches a filter off.
 
     Every row draws from its own stream, so its text does not depend on the rows beside it.
 
@@ -41,7 +43,8 @@ class Sample:
         top_k: int | None,
         top_p: float | None,
         min_p: float | None,
-        repetition_penalty: float,
+        typical_p: float | None,
+        penalties: Penalties,
     ) -> None:
         if not (temperature >= 0 and math.isfinite(temperature)):
             raise InputError(f"temperature ({temperature}) must be at least 0")
@@ -51,12 +54,16 @@ class Sample:
             raise InputError(f"top_p ({top_p}) must be above 0 and at most 1", hint="top_p=null keeps every token")
         if min_p is not None and not 0 <= min_p <= 1:
             raise InputError(f"min_p ({min_p}) must be between 0 and 1", hint="min_p=null keeps every token")
-        check_penalty(repetition_penalty)
+        if typical_p is not None and not 0 < typical_p <= 1:
+            raise InputError(
+                f"typical_p ({typical_p}) must be above 0 and at most 1", hint="typical_p=null keeps every token"
+            )
         self.temperature = temperature
         self.top_k = top_k
         self.top_p = top_p
         self.min_p = min_p
-        self.repetition_penalty = repetition_penalty
+        self.typical_p = typical_p
+        self.penalties = penalties
 
     def decode(
         self,
@@ -69,7 +76,7 @@ class Sample:
     ) -> Iterator[Emitted]:
         """See `Strategy.decode`; one number is drawn from `generator`, the seed of the rows' streams."""
         if self.temperature == 0:
-            greedy = Greedy(repetition_penalty=self.repetition_penalty)
+            greedy = Greedy(penalties=self.penalties)
             return greedy.decode(model, prompts, end_ids=end_ids, max_new_tokens=max_new_tokens, generator=generator)
         numbers = row_uniforms(len(prompts), generator, model.device)
 
@@ -82,7 +89,7 @@ class Sample:
             choose,
             end_ids=end_ids,
             max_new_tokens=max_new_tokens,
-            repetition_penalty=self.repetition_penalty,
+            penalties=self.penalties,
         )
 
     def filter(self, logits: Tensor) -> Tensor:
@@ -99,6 +106,8 @@ class Sample:
             # p < min_p * p_max, as log-probabilities: the normaliser cancels
             floor = logits.amax(dim=-1, keepdim=True) + math.log(self.min_p)
             logits = logits.masked_fill(logits < floor, -math.inf)
+        if self.typical_p is not None and self.typical_p < 1:
+            logits = logits.masked_fill(~_typical(logits.log_softmax(dim=-1), self.typical_p), -math.inf)
         return logits
 
 
@@ -134,6 +143,17 @@ def _nucleus_floor(probs: Tensor, top_p: float) -> Tensor:
         if bool((ordered.sum(dim=-1) > top_p).all()):
             return _floor(ordered, top_p)
     return _floor(probs.sort(dim=-1, descending=True).values, top_p)
+
+
+def _typical(logprobs: Tensor, mass: float) -> Tensor:
+    """logprobs (B, V) -> (B, V) bool, the tokens nearest to the entropy that together have `mass`, one at least."""
+    probs = logprobs.exp()
+    entropy = -(probs * logprobs.where(probs > 0, 0.0)).sum(dim=-1, keepdim=True)  # (B, 1)
+    order = (logprobs + entropy).abs().argsort(dim=-1, stable=True)  # what was cut before is infinitely far
+    ordered = probs.gather(1, order)
+    before = ordered.cumsum(dim=-1) - ordered
+    kept = torch.zeros_like(probs, dtype=torch.bool)
+    return kept.scatter(1, order, (before < mass) & (ordered > 0))
 
 
 def _floor(ordered: Tensor, top_p: float) -> Tensor:

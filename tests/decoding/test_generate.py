@@ -1,6 +1,6 @@
 import pytest
 import torch
-from toy import ToyModel
+from toy import ToyModel, penalties
 
 from llmcli.decoding.base import StepOutput
 from llmcli.decoding.generate import generate
@@ -10,8 +10,8 @@ from llmcli.errors import InputError
 from llmcli.tokenizers.byte import ByteTokenizer
 from llmcli.tokenizers.char import CharTokenizer
 
-GREEDY = Greedy(repetition_penalty=1.0)
-SAMPLE = Sample(temperature=1.0, top_k=None, top_p=None, min_p=None, repetition_penalty=1.0)
+GREEDY = Greedy(penalties=penalties())
+SAMPLE = Sample(temperature=1.0, top_k=None, top_p=None, min_p=None, typical_p=None, penalties=penalties())
 CHARS = CharTokenizer("abcdefgh ")
 
 

@@ -2,20 +2,21 @@ import math
 
 import pytest
 import torch
-from toy import ToyModel
+from toy import ToyModel, penalties
 
 from llmcli.decoding.greedy import Greedy
 from llmcli.decoding.sample import Sample, draw, row_uniforms
 from llmcli.errors import InputError
 
 
-def make(*, temperature=1.0, top_k=None, top_p=None, min_p=None, repetition_penalty=1.0):
+def make(*, temperature=1.0, top_k=None, top_p=None, min_p=None, typical_p=None, repetition=1.0):
     return Sample(
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
         min_p=min_p,
-        repetition_penalty=repetition_penalty,
+        typical_p=typical_p,
+        penalties=penalties(repetition),
     )
 
 
@@ -119,14 +120,14 @@ def test_draw_never_picks_what_was_cut():
 def test_temperature_zero_is_greedy():
     model = ToyModel(max_seq_len=16)
     prompts = [[1, 2], [3], [4, 5, 6]]
-    greedy = decode(Greedy(repetition_penalty=1.3), model, prompts, max_new_tokens=40)
-    sampled = decode(make(temperature=0, repetition_penalty=1.3), model, prompts, max_new_tokens=40)
+    greedy = decode(Greedy(penalties=penalties(1.3)), model, prompts, max_new_tokens=40)
+    sampled = decode(make(temperature=0, repetition=1.3), model, prompts, max_new_tokens=40)
     assert sampled == greedy
 
 
 def test_top_k_one_is_greedy():
     model = ToyModel()
-    greedy = decode(Greedy(repetition_penalty=1.0), model, [[1, 2]], max_new_tokens=40)
+    greedy = decode(Greedy(penalties=penalties()), model, [[1, 2]], max_new_tokens=40)
     assert decode(make(top_k=1), model, [[1, 2]], max_new_tokens=40) == greedy
 
 
@@ -178,9 +179,19 @@ def test_streams_do_not_depend_on_how_many_there_are():
         ({"top_p": 0.0}, r"top_p \(0.0\) must be above 0 and at most 1"),
         ({"top_p": 1.5}, "top_p"),
         ({"min_p": -1.0}, r"min_p \(-1.0\) must be between 0 and 1"),
-        ({"repetition_penalty": 0.0}, r"repetition_penalty \(0.0\) must be above 0"),
+        ({"typical_p": 0.0}, r"typical_p \(0.0\) must be above 0 and at most 1"),
     ],
 )
 def test_values_outside_their_range_are_refused(values, message):
     with pytest.raises(InputError, match=message):
         make(**values)
+
+
+def test_typical_keeps_what_is_nearest_to_the_entropy():
+    probs = torch.tensor([[0.6, 0.2, 0.1, 0.06, 0.04], [0.2, 0.2, 0.2, 0.2, 0.2]])
+    kept = make(typical_p=0.5).filter(probs.log()).isfinite()
+    entropy = float(-(probs[0] * probs[0].log()).sum())  # 1.17 nats
+    near = sorted(range(5), key=lambda i: abs(-math.log(probs[0, i]) - entropy))
+    assert near[:2] == [1, 0]  # 0.2 is the most typical, and is not enough alone
+    assert kept.tolist() == [[True, True, False, False, False], [True, True, True, False, False]]
+    assert make(typical_p=0.1).filter(probs.log()).isfinite()[0].tolist() == [False, True, False, False, False]

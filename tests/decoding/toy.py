@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from llmcli.decoding.base import StepOutput
+from llmcli.decoding.penalties import Penalties
 from llmcli.models.base import State
+
+
+def penalties(repetition: float = 1.0) -> Penalties:
+    return Penalties(repetition=repetition, frequency=0.0, presence=0.0, no_repeat_ngram=0)
 
 
 class ToyState(State):

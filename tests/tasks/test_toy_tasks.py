@@ -24,6 +24,7 @@ from llmcli.callbacks.history import History
 from llmcli.callbacks.steps import BudgetStop, StepSeeds
 from llmcli.decoding.base import StepOutput
 from llmcli.decoding.greedy import Greedy
+from llmcli.decoding.penalties import Penalties
 from llmcli.metrics.base import Metric
 from llmcli.metrics.text import Accuracy, Loss
 from llmcli.models.base import State
@@ -33,6 +34,8 @@ from llmcli.tokenizers.byte import ByteTokenizer
 from llmcli.trainer import Budget, TrainerSettings, build_trainer, quiet_lightning
 
 V, T, B = 12, 8, 32
+
+NO_PENALTIES = Penalties(repetition=1.0, frequency=0.0, presence=0.0, no_repeat_ngram=0)
 
 
 def _adam(module: nn.Module) -> torch.optim.Optimizer:
@@ -90,7 +93,7 @@ def _fit(task: Task, data: Batches, folder: Path, steps: int) -> History:
             folder=folder,
             history=history,
             tokenizer=ByteTokenizer(),
-            strategy=Greedy(repetition_penalty=1.0),
+            strategy=Greedy(penalties=NO_PENALTIES),
             prompt="",
         )
     )
@@ -251,7 +254,7 @@ def test_sequence_to_sequence_learns_and_decodes_through_the_same_strategies(tmp
     _fit(task, Batches(_reversal, 60), tmp_path, steps=500)
     test = _reversal(torch.Generator().manual_seed(9))
     with torch.inference_mode():
-        steps = Greedy(repetition_penalty=1.0).decode(
+        steps = Greedy(penalties=NO_PENALTIES).decode(
             task.eval().bind(test["source"]),
             [[Translation.BOS]] * B,
             end_ids=frozenset({Translation.END}),
