@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 
-from llmcli.decoding.base import GeneratingModel, Strategy
+from llmcli.decoding.base import Emitted, GeneratingModel, Hypothesis, Search, SourceModel, Strategy
 from llmcli.decoding.loop import kept_tokens
 from llmcli.decoding.stream import TextStream
 from llmcli.errors import InputError
@@ -16,6 +17,18 @@ from llmcli.tokenizers.base import Tokenizer
 
 FinishReason = Literal["end", "stop", "length"]
 _SHOWN = 10  # unknown characters named in an error
+AT_ONCE = 64  # sources of similar length that are turned into their targets together
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A continuation that a search has found, as `Generation` says it. score: what the search ranks by."""
+
+    text: str
+    ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +38,7 @@ class Generation:
     text: without the prompt, cut before the stop string. ids: all new ids, the end id or the token that
     completed a stop string last. logprobs: natural log of the model's own probability of each.
     prompt_dropped: tokens at the start of the prompt that the model never saw, because the prompt is longer
-    than its window.
+    than its window. n_best: of a search what it found, best first, the first being this row's own text.
     """
 
     prompt: str | Sequence[int]
@@ -34,14 +47,15 @@ class Generation:
     logprobs: list[float]
     finish_reason: FinishReason
     prompt_dropped: int
+    n_best: Sequence[Found] = ()
 
 
 def generate(
-    model: GeneratingModel,
+    model: GeneratingModel | SourceModel,
     tokenizer: Tokenizer,
     prompts: Sequence[str | Sequence[int]],
     *,
-    strategy: Strategy,
+    strategy: Strategy | Search,
     max_new_tokens: int,
     seed: int,
     num_samples: int = 1,
@@ -54,66 +68,125 @@ def generate(
     All rows are one batch. A row ends at the tokenizer's eos_id, at a stop string, or after `max_new_tokens`.
     An empty prompt starts a document (eos_id, or bos_id where there is none). `on_text(row, text)` gets text
     as it becomes final. `unknown` says what to do where the vocabulary lacks a character or word of a prompt.
+    For a model that turns one text into another the prompts are the sources, AT_ONCE of which are a batch.
 
     Raises:
-        InputError: no prompt, num_samples or max_new_tokens below 1, an empty stop string, or an unknown
-            character under unknown="error".
+        InputError: no prompt, num_samples or max_new_tokens below 1, several samples of a search, which would
+            all be the same, an empty stop string, or an unknown character under unknown="error".
     """
     if not prompts:
         raise InputError("there is no prompt")
     if num_samples < 1:
         raise InputError(f"num_samples ({num_samples}) must be at least 1")
-    rows = [prompt for prompt in prompts for _ in range(num_samples)]
+    if num_samples > 1 and isinstance(strategy, Search):
+        raise InputError(
+            f"num_samples ({num_samples}) is for texts drawn at random; a search finds the same each time",
+            f"decoding.n_best={num_samples} gives its best",
+        )
+    asked = [prompt for prompt in prompts for _ in range(num_samples)]
     encoded = [_encode(tokenizer, prompt, unknown) for prompt in prompts for _ in range(num_samples)]
-    streams = [TextStream(tokenizer, stop) for _ in rows]
-    texts: list[list[str]] = [[] for _ in rows]
-    ids: list[list[int]] = [[] for _ in rows]
-    logprobs: list[list[float]] = [[] for _ in rows]
-    reasons: list[FinishReason | None] = [None for _ in rows]
     end_ids = frozenset(() if tokenizer.eos_id is None else (tokenizer.eos_id,))
-
-    def show(row: int, text: str) -> None:
-        if text:
-            texts[row].append(text)
-            if on_text is not None:
-                on_text(row, text)
-
-    steps = strategy.decode(
-        model,
-        encoded,
-        end_ids=end_ids,
-        max_new_tokens=max_new_tokens,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    for emitted in steps:
-        for row, (index, logprob) in enumerate(zip(emitted.ids, emitted.logprobs, strict=True)):
-            if index is None or reasons[row] is not None:
-                continue
-            ids[row].append(index)
-            logprobs[row].append(logprob)
-            if index in end_ids:
-                reasons[row] = "end"
-                continue
-            show(row, streams[row].push(index))
-            if streams[row].stopped:
-                reasons[row] = "stop"
-        if None not in reasons:
-            break
-    for row, stream in enumerate(streams):
-        show(row, stream.finish())
-        if stream.stopped:  # the held back end of the text may complete a stop string
-            reasons[row] = "stop"
+    generator = torch.Generator().manual_seed(seed)
+    rows = [Row(tokenizer, stop, end_ids, on_text and partial(on_text, row)) for row in range(len(asked))]
+    n_best: list[list[Found]] = [[] for _ in rows]
+    dropped = [0] * len(rows)
+    for members in _batches(model, encoded):
+        bound, starts = model, [encoded[row] or _document_start(tokenizer) for row in members]
+        longest = max_new_tokens
+        if isinstance(bound, SourceModel):
+            bound = bound.bind([encoded[row] for row in members])
+            starts = bound.starts
+            longest = min(max_new_tokens, bound.max_seq_len or max_new_tokens)
+        for row, start in zip(members, starts, strict=True):
+            dropped[row] = len(start) - kept_tokens(len(start), bound.max_seq_len)
+        settings: dict[str, Any] = {"end_ids": end_ids, "max_new_tokens": longest, "generator": generator}
+        if isinstance(strategy, Search):
+            for row, hypotheses in zip(members, strategy.search(bound, starts, **settings), strict=True):
+                written = [rows[row], *(Row(tokenizer, stop, end_ids) for _ in hypotheses[1:])]
+                n_best[row] = [each.write(found) for each, found in zip(written, hypotheses, strict=True)]
+        else:
+            _follow(strategy.decode(bound, starts, **settings), [rows[row] for row in members])
     return [
         Generation(
-            prompt=rows[row],
-            text="".join(texts[row]),
-            ids=ids[row],
-            logprobs=logprobs[row],
-            finish_reason=reasons[row] or "length",
-            prompt_dropped=len(encoded[row]) - kept_tokens(len(encoded[row]), model.max_seq_len),
+            prompt=asked[number],
+            text=row.text,
+            ids=row.ids,
+            logprobs=row.logprobs,
+            finish_reason=row.reason or "length",
+            prompt_dropped=dropped[number],
+            n_best=n_best[number],
         )
-        for row in range(len(rows))
+        for number, row in enumerate(rows)
     ]
+
+
+class Row:
+    """One continuation while its ids come. show: gets its text as it becomes final."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str],
+        end_ids: frozenset[int],
+        show: Callable[[str], None] | None = None,
+    ) -> None:
+        self.ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.text = ""
+        self.reason: FinishReason | None = None  # None: it goes on, or was cut off
+        self._stream, self._end_ids, self._show = TextStream(tokenizer, stop), end_ids, show
+
+    def take(self, index: int, logprob: float) -> None:
+        """One more id, unless the row has ended."""
+        if self.reason is not None:
+            return
+        self.ids.append(index)
+        self.logprobs.append(logprob)
+        if index in self._end_ids:
+            self.reason = "end"
+            return
+        self._add(self._stream.push(index))
+        if self._stream.stopped:
+            self.reason = "stop"
+
+    def finish(self) -> None:
+        """No more ids: what was held back of the text is final, and may complete a stop string."""
+        self._add(self._stream.finish())
+        if self._stream.stopped:
+            self.reason = "stop"
+
+    def write(self, found: Hypothesis) -> Found:
+        """Take all of a continuation that a search has found."""
+        for index, logprob in zip(found.ids, found.logprobs, strict=True):
+            self.take(index, logprob)
+        self.finish()
+        return Found(self.text, self.ids, self.logprobs, self.reason or "length", found.score)
+
+    def _add(self, text: str) -> None:
+        self.text += text
+        if text and self._show is not None:
+            self._show(text)
+
+
+def _follow(steps: Iterator[Emitted], rows: Sequence[Row]) -> None:
+    """Give the rows their tokens until all have ended."""
+    for emitted in steps:
+        for row, index, logprob in zip(rows, emitted.ids, emitted.logprobs, strict=True):
+            if index is not None:
+                row.take(index, logprob)
+        if all(row.reason is not None for row in rows):
+            break
+    for row in rows:
+        row.finish()
+
+
+def _batches(model: object, encoded: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Which rows are decoded together: all, or of sources AT_ONCE of similar length."""
+    rows = list(range(len(encoded)))
+    if not isinstance(model, SourceModel):
+        return [rows]
+    rows.sort(key=lambda row: len(encoded[row]))
+    return [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
 
 
 def _encode(tokenizer: Tokenizer, prompt: str | Sequence[int], unknown: Literal["error", "replace"]) -> list[int]:
@@ -128,8 +201,10 @@ def _encode(tokenizer: Tokenizer, prompt: str | Sequence[int], unknown: Literal[
         ids = tokenizer.encode(prompt)
     else:
         ids = list(prompt)
-    if ids:
-        return ids
+    return ids
+
+
+def _document_start(tokenizer: Tokenizer) -> list[int]:
     start = tokenizer.bos_id if tokenizer.eos_id is None else tokenizer.eos_id
     if start is None:
         raise InputError("the prompt is empty and the tokenizer has no id that starts a document")
