@@ -201,6 +201,7 @@ class Layer(nn.Module):
     def __init__(self, *, cell: Cell, d_in: int, d_out: int, causal: bool, weight_drop: float) -> None:
         super().__init__()
         self.cell = cell
+        self.causal = causal
         self.width = d_out if causal else d_out // 2
         self.n_memories = 2 if cell == "lstm" else 1
         self.weight_drop = weight_drop
@@ -245,6 +246,14 @@ class Layer(nn.Module):
 
         lengths (B,): how many tokens of each row are real, None for all T.
         """
+        if (
+            lengths is not None
+            and memory is None
+            and not self.causal
+            and self.cell == "lstm"
+            and x.device.type == "cpu"
+        ):
+            return self._both_ways(x, lengths), ()
         start: Tensor | Memory | None = None
         if memory is not None:
             start = tuple(part[None] for part in memory)  # (1, B, W)
@@ -264,17 +273,44 @@ class Layer(nn.Module):
             ends = tuple(torch.where(read, new, old) for new, old in zip(ends, memory, strict=True))
         return y, ends
 
+    def _both_ways(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Each direction by itself, the second over rows turned round: (B, T, d_in) -> (B, T, d_out), padding zero.
+
+        The CPU has a fused kernel for padded rows and none for packed ones: in training 1.3 to 2.3 times as fast.
+        """
+        place = torch.arange(x.shape[1])
+        real = place < lengths[:, None]  # (B, T)
+        turned = torch.where(real, lengths[:, None] - 1 - place, place)[:, :, None]  # (B, T, 1)
+        weights = self._weights()
+        half = len(weights) // 2
+        nothing = x.new_zeros(1, len(x), self.width)
+
+        def read(rows: Tensor, direction: list[Tensor]) -> Tensor:
+            y: Tensor = torch.lstm(rows, [nothing, nothing], direction, True, 1, 0.0, self.training, False, True)[0]
+            return y
+
+        ahead = read(x, weights[:half])
+        back = read(x.gather(1, turned.expand_as(x)), weights[half:])
+        y = torch.cat([ahead, back.gather(1, turned.expand_as(back))], 2)
+        return y * real[:, :, None]
+
+    def _weights(self) -> list[Tensor]:
+        """The kernel's weights by layer and direction, the hidden-to-hidden ones thinned out in training."""
+        whole = cast("list[Tensor]", self.kernel._flat_weights)
+        if not (self.training and self.weight_drop):
+            return whole
+        return [
+            F.dropout(weight, self.weight_drop) if name.startswith("weight_hh") else weight
+            for name, weight in zip(self.kernel._flat_weights_names, whole, strict=True)
+        ]
+
     def _run(self, x: Any, start: Any) -> Any:
         """The kernel, its hidden-to-hidden weights thinned out in training."""
         if not (self.training and self.weight_drop):
             return self.kernel(x, start)
         # The kernel reads its weights from this list; its parameters stay what the optimizer knows.
-        whole = cast("list[Tensor | None]", self.kernel._flat_weights)
-        names = self.kernel._flat_weights_names
-        self.kernel._flat_weights = [
-            F.dropout(cast("Tensor", weight), self.weight_drop) if name.startswith("weight_hh") else weight
-            for name, weight in zip(names, whole, strict=True)
-        ]
+        whole = self.kernel._flat_weights
+        self.kernel._flat_weights = cast("list[Tensor | None]", self._weights())
         try:
             return self.kernel(x, start)
         finally:

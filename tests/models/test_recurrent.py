@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from llmcli.errors import InputError
-from llmcli.models.recurrent import Recurrent, RecurrentState
+from llmcli.models.recurrent import Layer, Recurrent, RecurrentState
 
 VOCAB, WIDTH, HIDDEN = 13, 8, 12
 CELLS = ["rnn_tanh", "rnn_relu", "lstm", "gru"]
@@ -114,6 +115,23 @@ def test_empty_rows_keep_their_state():
     torch.testing.assert_close(after.memories[1][1][0], state.memories[1][1][0], rtol=0, atol=0)
     hidden, _ = model.step(ids[:, 2:5], after)
     torch.testing.assert_close(hidden[0], model(ids)[0, 2:5])
+
+
+@pytest.mark.parametrize("weight_drop", [0.0, 0.5])
+def test_padded_rows_read_both_ways_are_packed_sequences_in_values_and_gradients(weight_drop):
+    torch.manual_seed(0)
+    layer = Layer(cell="lstm", d_in=3, d_out=8, causal=False, weight_drop=weight_drop).double()
+    x, lengths = torch.randn(3, 5, 3, dtype=torch.float64, requires_grad=True), torch.tensor([5, 1, 3])
+    torch.manual_seed(1)  # the same recurrent weights are dropped
+    y, _ = layer(x, None, lengths)
+    torch.manual_seed(1)
+    expected, _ = layer._run(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False), None)
+    expected, _ = pad_packed_sequence(expected, batch_first=True)
+    torch.testing.assert_close(y, expected)
+    given = [x, *layer.parameters()]
+    wanted = torch.autograd.grad(expected.square().sum(), given)
+    for found, each in zip(torch.autograd.grad(y.square().sum(), given), wanted, strict=True):
+        torch.testing.assert_close(found, each)
 
 
 def test_weight_drop_thins_the_recurrence_in_training_alone():
