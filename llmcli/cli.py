@@ -109,9 +109,11 @@ COMMANDS = {
             'llm predict --text "a lovely film"',
             "llm predict ckpt=runs/reviews --input reviews.txt top=3",
             "llm predict --json < reviews.txt > answers.jsonl",
+            'llm predict --question "What is it for?" --context-file manual.txt',
+            'llm predict --first "a man sleeps" --second "nobody is awake"',
         ),
         config="predict",
-        texts=("text", "input"),
+        texts=("text", "question", "context", "context_file", "choice", "first", "second", "input"),
         of_the_run=(*_OF_THE_RUN, "data"),
     ),
     "export": Command(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llmcli.data.example_batches import shortened
 from llmcli.data.records import LabeledPair, LabeledText, Record
 from llmcli.errors import InputError
 from llmcli.heads import SequenceHead
@@ -59,6 +60,8 @@ class Classification(Task):
     needs_causal = False
     learns_from = "examples"
     monitor = "val_f1"
+    floor = "linear"
+    asks = (("text",), ("first", "second"))
 
     def __init__(
         self,
@@ -187,11 +190,15 @@ class Classification(Task):
     # -- prediction --------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, texts: Sequence[str], tokenizer: Tokenizer, *, top: int) -> list[dict[str, Any]]:
-        """For each text its label (or labels), and the probabilities of the `top` most probable classes."""
+    def predict(
+        self, texts: Sequence[str | Mapping[str, str]], tokenizer: Tokenizer, *, top: int
+    ) -> list[dict[str, Any]]:
+        """For each text, or pair `first` and `second`, its label or labels and the `top` most probable classes."""
         encode = self.encoder(tokenizer)
-        limit = None if self.max_seq_len is None else self.max_seq_len - encode.extra  # marks stay
-        rows = [encode.ids([np.array(ids[:limit], np.int64)]) for ids in tokenizer.encode_batch(list(texts))]
+        records = [
+            LabeledText(each) if isinstance(each, str) else LabeledPair(each["first"], each["second"]) for each in texts
+        ]
+        rows = [self._row(record, encode, tokenizer) for record in records]
         found: list[dict[str, Any]] = [{}] * len(rows)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         for start in range(0, len(order), AT_ONCE):
@@ -200,15 +207,23 @@ class Classification(Task):
             logits = self.logits(batch).float()
             shares = (logits.sigmoid() if self.several else logits.softmax(1)).cpu()
             for row, share in zip(chosen, shares.tolist(), strict=True):
-                found[row] = self._named(texts[row], share, top)
+                found[row] = self._named(records[row], share, top)
         return found
 
-    def _named(self, text: str, shares: list[float], top: int) -> dict[str, Any]:
+    def _row(self, record: Record, encode: Encoder, tokenizer: Tokenizer) -> NDArray[np.int64]:
+        ids = [np.array(each, np.int64) for each in tokenizer.encode_batch(record.texts())]
+        if self.max_seq_len is not None:
+            _, ids = shortened(record, ids, self.max_seq_len - encode.extra)  # marks stay
+        return encode.ids(ids)
+
+    def _named(self, record: Record, shares: list[float], top: int) -> dict[str, Any]:
         ranked = sorted(zip(self.names, shares, strict=True), key=lambda pair: -pair[1])
         probabilities = [{"label": name, "probability": share} for name, share in ranked[:top]]
+        texts = record.texts()
+        asked: dict[str, Any] = {"text": texts[0]} if len(texts) == 1 else {"texts": list(texts)}
         if self.several:
-            return {"text": text, "labels": [name for name, share in ranked if share > 0.5], "classes": probabilities}
-        return {"text": text, "label": ranked[0][0], "classes": probabilities}
+            return {**asked, "labels": [name for name, share in ranked if share > 0.5], "classes": probabilities}
+        return {**asked, "label": ranked[0][0], "classes": probabilities}
 
 
 class Encoder:
