@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from llmcli import checkpoint, runs
+from llmcli.asked import of_mapping
 from llmcli.decoding.generate import Generation, generate
 from llmcli.decoding.penalties import Penalties
 from llmcli.decoding.sample import Sample
@@ -77,13 +78,23 @@ class Run:
                 num_samples=num_samples, stop=stop, seed=seed, unknown=unknown,
             )  # fmt: skip
 
-    def predict(self, text: str | Sequence[str], *, top: int = 10) -> list[dict[str, Any]]:
-        """What the run's task answers to each text, as `llm predict` prints it. Raises InputError where it has none."""
+    def predict(
+        self, text: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]], *, top: int = 10
+    ) -> list[dict[str, Any]]:
+        """What the run's task answers to each text, or to a dict of what it is asked with (`question` and `context`), as
+        `llm predict` prints it.
+
+        Raises InputError where the task predicts nothing, or is asked with other texts.
+        """
         if not hasattr(self.task, "predict"):
             raise InputError(f"{self.path} is a {type(self.task).__name__} run, which predicts nothing about a text")
-        texts = [text] if isinstance(text, str) else list(text)
+        given = [text] if isinstance(text, str | Mapping) else list(text)
+        asked = [
+            of_mapping({"text": each} if isinstance(each, str) else each, self.task.asks, f"text {number}")
+            for number, each in enumerate(given, start=1)
+        ]
         with torch.inference_mode():
-            answers: list[dict[str, Any]] = self.task.predict(texts, self.tokenizer, top=top)
+            answers: list[dict[str, Any]] = self.task.predict(asked, self.tokenizer, top=top)
         return answers
 
     def evaluate(
