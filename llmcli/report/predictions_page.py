@@ -18,6 +18,7 @@ PAIRS = 40
 _LONGEST = 1200  # characters of a text that are shown
 _BEFORE = 300  # of them before the first span, where there are spans
 _SHOWN = ("text", "texts", "spans", "true", "predicted", "right", "loss", "probability")
+_HEATS = 10  # shades of the cells of a confusion matrix
 
 _STYLE = """
 :root { --true: #b8860b; --predicted: #c0392b; --both: #2e8b57; }
@@ -33,7 +34,10 @@ mark sub { color: var(--dim); margin-left: .2em; }
 table.matrix td { border: 1px solid var(--line); padding: .2rem .5rem; text-align: right; }
 table.matrix th { padding: .2rem .5rem; } table.matrix small { display: block; color: var(--dim); }
 svg.small { max-width: 30rem; } svg .gap { fill: var(--predicted); opacity: .55; } svg .ideal { stroke: var(--dim); }
-"""
+""" + "".join(
+    f".heat{i} {{ background: color-mix(in srgb, var(--bar) {5 + 50 * i // _HEATS}%, transparent); }}\n"
+    for i in range(_HEATS + 1)
+)
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,7 @@ def _cell(count: int, total: int) -> str:
     if not count:
         return "<td></td>"
     share = count / total
-    heat = f"color-mix(in srgb, var(--bar) {5 + 50 * share:.0f}%, transparent)"
-    return f'<td style="background:{heat}">{count:,}<small>{share:.1%}</small></td>'
+    return f'<td class="heat{round(share * _HEATS)}">{count:,}<small>{share:.1%}</small></td>'
 
 
 # -- calibration -----------------------------------------------------------------------------------------------------
