@@ -171,3 +171,39 @@ def test_labels_that_train_never_has_can_be_left_out():
 def test_options_that_cannot_be(changes, message):
     with pytest.raises(InputError, match=message):
         Listed([], **changes)
+
+
+def test_a_few_of_train_hold_the_same_share_of_every_label():
+    all_of_them = [*texts(60), *texts(30, "b"), *texts(10, "c")]
+    source = Listed({"train": all_of_them, "val": texts(5)}, train_examples=20)
+    kept = dealt(source)
+    assert Counter(record.labels[0] for record in kept["train"]) == {"a": 12, "b": 6, "c": 2}
+    assert kept["train"] == [record for record in all_of_them if record in kept["train"]]  # in their order
+    assert len(kept["val"]) == 5
+    assert source.fingerprint() != Listed({"train": all_of_them, "val": texts(5)}).fingerprint()
+
+
+def test_a_few_of_train_are_the_same_ones_again_others_with_another_seed_and_part_of_a_few_more():
+    def few(count, **changes):
+        return set(Listed([*texts(80), *texts(20, "b")], train_examples=count, **changes).records("train"))
+
+    assert few(10) == few(10) and few(10) != few(10, seed=1)
+    assert few(10) < few(20)
+    source = Listed([*texts(80), *texts(20, "b")], train_examples=10, val_fraction=0.2)
+    assert not set(source.records("train")) & set(source.records("val"))
+
+
+@settings(deadline=None)
+@given(records, st.integers(1, 90))
+def test_a_few_of_train_are_exactly_so_many_copies_or_not(listed, count):
+    source = Listed({"train": listed}, train_examples=count)
+    if count > len(listed):
+        with pytest.raises(InputError, match="is more than there are in train"):
+            list(source.records("train"))
+    else:
+        assert len(list(source.records("train"))) == count
+
+
+def test_not_even_one_of_train_is_refused():
+    with pytest.raises(InputError, match=r"data\.train_examples \(0\) must be at least 1"):
+        Listed([], train_examples=0)
