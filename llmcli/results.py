@@ -1,4 +1,4 @@
-"""What a run came to: its best weights on the whole validation split, beside what counting n-grams gives."""
+"""What a run came to: its best weights on the whole validation split, beside the floor of its kind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmcli import config as configs
 from llmcli.assembly import Parts
 from llmcli.callbacks.history import History
 from llmcli.evaluation import evaluate
-from llmcli.floor import ngram_floor
+from llmcli.floor import NAMES, floor_of
 from llmcli.report.curves import draw
 from llmcli.trust import packages_of
 
@@ -22,7 +22,7 @@ def conclude(parts: Parts, history: History, *, folder: Path) -> dict[str, Any]:
     if now.best and read < len(parts.data.eval_loader("val", alone=True)):
         # validations read a part of the split; the figure that is reported reads all of it, with the best weights
         history.replace_best(_score_best(parts, folder))
-    floor = ngram_floor(parts.prepared, "val") if parts.task.next_token else None
+    floor = floor_of(parts.task.floor, parts.prepared, "val")
     figures: dict[str, Any] = {
         **{f"val_{name}": value for name, value in now.best.items()},
         **history.verdict(),
@@ -32,7 +32,8 @@ def conclude(parts: Parts, history: History, *, folder: Path) -> dict[str, Any]:
         "tokens": now.tokens,
         "seconds": round(history.elapsed(), 2),
         "tokens_per_second": now.tokens_per_second,
-        "floor_loss": floor,
+        "floor_loss": floor.get("loss"),
+        **{f"floor_{name}": value for name, value in floor.items()},
         "run": str(folder),
     }
     files.write_json(folder / "metrics.json", figures)
@@ -41,6 +42,7 @@ def conclude(parts: Parts, history: History, *, folder: Path) -> dict[str, Any]:
         monitor=history.monitor,
         higher_is_better=history.higher_is_better,
         floor=floor,
+        floor_name=NAMES.get(parts.task.floor, ""),
         loss_unit=parts.task.loss_unit,
     )
     history.write_status("completed")

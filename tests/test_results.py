@@ -98,7 +98,12 @@ def test_curves_have_a_panel_for_a_figure_that_is_no_loss(tmp_path):
     heights = []
     for monitor in ("loss", "accuracy"):
         picture = draw(
-            tmp_path, monitor=monitor, higher_is_better=monitor == "accuracy", floor=2.5, loss_unit="nats/token"
+            tmp_path,
+            monitor=monitor,
+            higher_is_better=monitor == "accuracy",
+            floor={"loss": 2.5, "accuracy": 0.5},
+            floor_name="5-gram",
+            loss_unit="nats/token",
         ).read_bytes()
         assert picture.startswith(b"\x89PNG")
         heights.append(int.from_bytes(picture[20:24], "big"))

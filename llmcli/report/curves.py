@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,16 @@ Points = list[tuple[int, float]]  # (optimizer step, figure)
 _TRAINING, _VALIDATION, _FLOOR = "#9db4d6", "#1f4e9c", "#b5651d"
 
 
-def draw(folder: Path, *, monitor: str, higher_is_better: bool, floor: float | None, loss_unit: str) -> Path:
-    """Draw the run's losses and the n-gram floor; returns the PNG's path.
+def draw(
+    folder: Path,
+    *,
+    monitor: str,
+    higher_is_better: bool,
+    floor: Mapping[str, float],
+    floor_name: str,
+    loss_unit: str,
+) -> Path:
+    """Draw the run's losses, and of the floor's figures those that are drawn of the run; returns the PNG's path.
 
     monitor: the figure of which the best validation is marked, without `val_`; one that is no loss gets a panel.
     """
@@ -34,11 +43,14 @@ def draw(folder: Path, *, monitor: str, higher_is_better: bool, floor: float | N
         axes.plot(*zip(*train, strict=True), color=_TRAINING, linewidth=1.0, label="training")
     if val:
         _validations(axes, val, "validation")
-    if floor is not None:
-        axes.axhline(floor, color=_FLOOR, linestyle="--", linewidth=1.2, label=f"5-gram {floor:.3f}")
+    for name, panel in {"loss": axes, monitor: last}.items():
+        if name in floor:
+            label = f"{floor_name} {floor[name]:.3f}"
+            panel.axhline(floor[name], color=_FLOOR, linestyle="--", linewidth=1.2, label=label)
+            panel.legend(frameon=False)
     if train or val:
         axes.legend(frameon=False)
-        axes.set_ylim(*_limits([value for _, value in [*train, *val]], floor))
+        axes.set_ylim(*_limits([value for _, value in [*train, *val]], floor.get("loss")))
     if last is not axes and monitored:
         _validations(last, monitored, monitor)
         last.set_ylabel(monitor.replace("_", " "))

@@ -10,7 +10,7 @@ from llmcli import ui
 from llmcli.assembly import Parts, matrix_parameters
 from llmcli.callbacks.history import History
 from llmcli.data.duplicates import in_words
-from llmcli.floor import ORDER
+from llmcli.floor import NAMES
 from llmcli.trainer import describe_device
 
 
@@ -116,8 +116,9 @@ def sum_up(parts: Parts, history: History, figures: Mapping[str, Any], *, folder
         shown.setdefault(history.monitor, history.monitor.replace("_", " "))
         line = [f"loss {best['loss']:.3f} {parts.task.loss_unit}"] if "loss" in best else []
         line += [f"{label} {best[name]:.3f}" for name, label in shown.items() if name in best and name != "loss"]
-        if figures["floor_loss"] is not None:
-            line.append(f"({ORDER}-gram loss {figures['floor_loss']:.3f})")
+        floors = {name.removeprefix("floor_"): value for name, value in figures.items() if name.startswith("floor_")}
+        if floor := [f"{name} {value:.3f}" for name, value in floors.items() if value is not None]:
+            line.append(f"({NAMES[parts.task.floor]}: {'   '.join(floor)})")
         ui.note("  " + "   ".join(line))
     ui.note(f"  curves  {folder / 'curves.png'}")
     if hasattr(parts.task, "step"):

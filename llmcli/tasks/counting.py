@@ -28,7 +28,7 @@ class Counting(Task):
 
     takes = ("Text",)
     kinds = ("counts",)
-    next_token = True
+    floor = "ngrams"
     single_pass = True
 
     def __init__(

@@ -30,7 +30,7 @@ class LanguageModeling(Task):
 
     takes = ("Text",)
     kinds = ("attention", "recurrent", "window")
-    next_token = True
+    floor = "ngrams"
     needs_causal = True
 
     def __init__(
