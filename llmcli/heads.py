@@ -1,6 +1,6 @@
 """Heads: what turns a backbone's hidden states into predictions and a loss.
 
-Shapes: B batch, T time, D model width, V vocabulary.
+Shapes: B batch, T time, W words, D model width, V vocabulary, C tags.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.errors import InputError
+from llmcli.layers.crf import CRF, Marginals, Potentials, allowed_in_iob2, log_partition, path_scores, viterbi
 from llmcli.layers.pooling import How, Pooling
 from llmcli.losses import IGNORED, cross_entropy, linear_cross_entropy, softcapped
 from llmcli.models.base import Backbone, check_rates
@@ -168,6 +169,58 @@ class SequenceHead(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
         return cast("Tensor", self.linear(self.dropout(self.pooling(hidden, mask))))
+
+
+class TokenHead(nn.Module):
+    """hidden (B, W, D) -> a tag for each word: dropout, one linear layer, then a CRF or a softmax for each word.
+
+    names (C,): of the tags; where they mark spans in IOB2, only legal sequences are found, with a softmax too. real
+    (B, W) bool: words, before all padding. All in float32 or wider, whatever autocast does.
+    """
+
+    def __init__(self, *, d_model: int, names: Sequence[str], crf: bool, dropout: float) -> None:
+        super().__init__()
+        check_rates(dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(d_model, len(names))
+        self.crf = CRF(len(names)) if crf else None
+        nn.init.normal_(self.linear.weight, std=d_model**-0.5)
+        nn.init.zeros_(self.linear.bias)
+        begins, follows = allowed_in_iob2(names)
+        self.register_buffer("begins", begins, persistent=False)
+        self.register_buffer("follows", follows, persistent=False)
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """hidden (B, W, D) -> what each tag is worth at each word (B, W, C)."""
+        scores: Tensor = self.linear(self.dropout(hidden))
+        return scores.to(torch.promote_types(scores.dtype, torch.float32))
+
+    def losses(self, scores: Tensor, labels: Tensor, real: Tensor) -> Tensor:
+        """-log p(labels) in nats of each sentence (B,): labels (B, W), any at padding."""
+        if self.crf is None:
+            labels = labels.masked_fill(~real, IGNORED).flatten()
+            each = F.cross_entropy(scores.flatten(0, 1), labels, ignore_index=IGNORED, reduction="none")
+            return each.view_as(real).sum(1)
+        potentials = self.crf.potentials
+        with torch.autocast(scores.device.type, enabled=False):
+            return log_partition(scores, real, potentials) - path_scores(scores, labels, real, potentials)
+
+    @torch.no_grad()
+    def decode(self, scores: Tensor, real: Tensor) -> Tensor:
+        """The most probable legal sequence (B, W), -1 for padding."""
+        return viterbi(scores, real, self._legal(scores))
+
+    @torch.no_grad()
+    def marginals(self, scores: Tensor, real: Tensor) -> Marginals:
+        """Probabilities among all legal sequences."""
+        with torch.autocast(scores.device.type, enabled=False):
+            return Marginals(scores, real, self._legal(scores))
+
+    def _legal(self, scores: Tensor) -> Potentials:
+        n_tags = scores.size(2)
+        zero = Potentials(scores.new_zeros(n_tags), scores.new_zeros(n_tags, n_tags), scores.new_zeros(n_tags))
+        potentials = zero if self.crf is None else self.crf.potentials
+        return potentials.allowing(cast("Tensor", self.begins), cast("Tensor", self.follows))
 
 
 class AdaptiveHead(LanguageModelHead):

@@ -143,3 +143,11 @@ class TagAccuracy(Accuracy):
 
     def figure(self, totals: Mapping[str, float]) -> float:
         return totals["correct"] / max(1.0, totals["words"])
+
+
+def tag_counts(predicted: Tensor, true: Tensor, tags: int) -> dict[str, Tensor]:
+    """What sentences add to the counts of each tag (B, C): predicted, true (B, W), below 0 where nothing is."""
+    places = torch.arange(tags, device=true.device)
+    real = (true >= 0).unsqueeze(2)
+    p, t = ((each.unsqueeze(2) == places) & real for each in (predicted, true))
+    return {"hits": (p & t).sum(1), "predicted": p.sum(1), "true": t.sum(1)}

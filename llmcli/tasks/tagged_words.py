@@ -1,0 +1,118 @@
+"""Between text and the fields of a tagger's batch: words of a text, sentences as ids, tags as spans of characters.
+
+Shapes: T ids of a sentence, W words, L bytes of a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmcli.data.records import Record, TaggedTokens
+from llmcli.errors import InputError
+from llmcli.layers.characters import byte_ids
+from llmcli.losses import IGNORED
+from llmcli.metrics.entities import Span
+from llmcli.text.segment.base import UNSPACED
+from llmcli.text.segment.chinese import ChineseWords
+from llmcli.text.segment.english import EnglishWords
+from llmcli.text.segment.whitespace import Whitespace
+from llmcli.tokenizers.base import Tokenizer
+from llmcli.tokenizers.char import CharTokenizer
+from llmcli.tokenizers.word import WordTokenizer
+
+Words = Literal["auto", "rule", "whitespace", "characters", "jieba"]
+NONE = -1  # in `first`: a word without ids, because the sentence was cut, or no word at all
+_CHINESE = re.compile(f"[{UNSPACED}]")
+_CHINESE_WORD = re.compile(f"[{UNSPACED}]{{2,}}")
+
+
+class Encoder:
+    """A tagged sentence as `ids` (T,), and for each word `labels` (W,) and `first` (W,), the place of its first id.
+
+    longest: bytes of a word in `characters` (W * longest,); None: that field is left out. A word that the tokenizer
+    gives no ids is <unk>. Words cut off the end have a label and `first` -1; they are no targets.
+    """
+
+    extra = 0
+
+    def __init__(self, *, names: Sequence[str], longest: int | None, tokenizer: Tokenizer) -> None:
+        self.tag_ids = {name: index for index, name in enumerate(names)}
+        self.longest = longest
+        self.nothing = tokenizer.unk_id or 0
+        self.pad: Mapping[str, int] = {"ids": tokenizer.pad_id or 0, "labels": IGNORED, "first": NONE, "characters": 0}
+
+    def __call__(self, record: Record, ids: list[NDArray[Any]]) -> dict[str, Any]:
+        assert isinstance(record, TaggedTokens)
+        labels = np.array([self._tag_id(tag) for tag in record.tags] or [IGNORED], np.int64)
+        return {**self.words(record.tokens, ids), "labels": labels, "n_tokens": len(ids)}
+
+    def words(self, tokens: Sequence[str], ids: Sequence[Sequence[int] | NDArray[Any]]) -> dict[str, Any]:
+        """The fields without labels: ids of each token, of fewer than there are where the sentence was cut."""
+        pieces = [each if len(each) else [self.nothing] for each in ids]
+        first = np.full(max(1, len(tokens)), NONE, np.int64)
+        first[: len(pieces)] = np.cumsum([0, *map(len, pieces)])[:-1]
+        row = np.concatenate(pieces or [[self.pad["ids"]]]).astype(np.int64)
+        fields = {"ids": row, "first": first}
+        if self.longest is not None:
+            fields["characters"] = byte_ids(tokens or [""], self.longest).ravel()
+        return fields
+
+    def _tag_id(self, name: str) -> int:
+        if name not in self.tag_ids:
+            known = ", ".join(islice(self.tag_ids, 10)) + (", ..." if len(self.tag_ids) > 10 else "")
+            raise InputError(f"the run was not trained on the tag {name[:40]!r}", f"its tags: {known}")
+        return self.tag_ids[name]
+
+
+def word_spans(text: str, how: Words, tokenizer: Tokenizer) -> list[tuple[int, int]]:
+    """Where the words of a text that is to be tagged stand; they should be what tokens were in training.
+
+    how: "rule" is that of `EnglishWords`, which cuts Chinese into characters; "characters": every one, white space too;
+    "jieba": Chinese words. "auto": as the tokenizer cuts, and where it knows words that were given to it (`whitespace`,
+    or sub-words) jieba if a tenth of them are Chinese words, else by rule.
+
+    Raises InputError for another `how`.
+    """
+    if how not in get_args(Words):
+        raise InputError(f"task.words ({how}) must be one of {', '.join(get_args(Words))}")
+    if how == "characters" or (how == "auto" and isinstance(tokenizer, CharTokenizer)):
+        return [(place, place + 1) for place in range(len(text))]
+    if how == "whitespace":
+        return Whitespace().spans(text)
+    given = isinstance(tokenizer, WordTokenizer)
+    if how == "auto" and isinstance(tokenizer, WordTokenizer):
+        if not isinstance(tokenizer.segmenter, Whitespace):
+            return tokenizer.segmenter.spans(text)
+        chinese = sum(_CHINESE_WORD.fullmatch(word) is not None for word in tokenizer.words)
+        how = "jieba" if given and chinese > len(tokenizer.words) / 10 else "rule"
+    if how == "jieba":
+        return ChineseWords(hmm=True, user_words=()).spans(text)
+    return EnglishWords(contractions="treebank").spans(text)
+
+
+def joined(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """The tokens as one text, and where each stands in it: nothing between characters or Chinese, else one space."""
+    characters = sum(map(len, tokens))
+    chinese = sum(len(_CHINESE.findall(token)) for token in tokens)
+    between = "" if characters == len(tokens) or 2 * chinese > characters else " "
+    places, start = [], 0
+    for token in tokens:
+        places.append((start, start + len(token)))
+        start += len(token) + len(between)
+    return between.join(tokens), places
+
+
+def marked(true: Sequence[Span], predicted: Sequence[Span], places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """Spans of words as spans of characters, each of kind "true", "predicted" or "both", from left to right."""
+    found = []
+    for span in sorted({*true, *predicted}):
+        kind = "both" if span in true and span in predicted else "true" if span in true else "predicted"
+        place = {"start": places[span.start][0], "end": places[span.end - 1][1]}
+        found.append({**place, "label": span.type, "kind": kind})
+    return found

@@ -1,0 +1,290 @@
+"""A tag for each word of a sentence: named entities, parts of speech, semantic roles.
+
+Shapes: B sentences, T ids of the longest, W words of the longest, C tags, D model width, E input width, L bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llmcli.data.records import Record, TaggedTokens
+from llmcli.errors import InputError
+from llmcli.heads import TokenHead
+from llmcli.layers.characters import CharacterCNN, CharacterLSTM, Spelling
+from llmcli.metrics.base import Metric
+from llmcli.metrics.classification import MacroF1, per_class
+from llmcli.metrics.entities import (
+    EntityCounts,
+    EntityF1,
+    EntityPrecision,
+    EntityRecall,
+    TagAccuracy,
+    marks_spans,
+    spans_of,
+    tag_counts,
+)
+from llmcli.metrics.text import Loss
+from llmcli.models.base import Backbone
+from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.tagged_words import NONE, Encoder, Words, joined, marked, word_spans
+from llmcli.tokenizers.base import Tokenizer
+
+AT_ONCE = 64  # sentences of similar length that are predicted together
+D_BYTE = 25  # width of the embedding of a byte
+
+
+class Tagging(Task):
+    """Learns P(tags | words) from `TaggedTokens` records, with any encoder that has a hidden state for each token.
+
+    A word's hidden state is that of its first id (Devlin et al. 2019). names: the tags. crf: a conditional random field
+    over the tags, else a softmax for each word. characters: what makes a vector of d_characters of the spelling of each
+    word, of which longest_word bytes are read; it is added to the embedding of the word's first id. word_dropout: a
+    word that stands n times in the train split is read as unknown with the probability word_dropout / (n + it)
+    (Kiperwasser & Goldberg 2016). words: what a word of a text to predict for is (`word_spans`).
+
+    Raises InputError for data with fewer than two tags, and for options out of range.
+    """
+
+    takes = ("TaggedTokens",)
+    kinds = ("attention", "recurrent", "convolution")
+    needs_causal = False
+    learns_from = "examples"
+
+    def __init__(
+        self,
+        *,
+        model: Backbone,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[float, int], float] | None = None,
+        causal: bool,
+        names: list[str],
+        crf: bool,
+        characters: Spelling,
+        d_characters: int,
+        longest_word: int,
+        word_dropout: float,
+        dropout: float,
+        words: Words,
+    ) -> None:
+        super().__init__(optimizer=optimizer, schedule=schedule)
+        if len(names) < 2:
+            found = f"only {names[0]!r}" if names else "none"
+            raise InputError(f"tagging needs two tags or more; the train split has {found}")
+        if characters not in get_args(Spelling):
+            raise InputError(f"task.characters ({characters}) must be one of {', '.join(get_args(Spelling))}")
+        if longest_word < 3:
+            raise InputError(f"task.longest_word ({longest_word}) must be at least 3: a byte between two marks")
+        if word_dropout < 0:
+            raise InputError(f"task.word_dropout ({word_dropout}) must be at least 0")
+        if words not in get_args(Words):
+            raise InputError(f"task.words ({words}) must be one of {', '.join(get_args(Words))}")
+        self.model = model
+        self.head = TokenHead(d_model=model.d_model, names=names, crf=crf, dropout=dropout)
+        self.spelling: nn.Module | None = None
+        if characters != "none":
+            kind = CharacterCNN if characters == "cnn" else CharacterLSTM
+            self.spelling = kind(d_embed=D_BYTE, d_out=d_characters)
+            self.blend = nn.Linear(d_characters, model.input_embedding.embedding_dim, bias=False)
+        self.names, self.words = tuple(names), words
+        self.longest = None if characters == "none" else longest_word
+        self.entities = EntityCounts(names) if marks_spans(names) else None
+        self.monitor = "val_accuracy" if self.entities is None else "val_f1"
+        self.word_dropout = word_dropout
+        self.unknown: tuple[Tensor, int] | None = None  # how probably each id is read as unknown (V,), and that id
+        self.max_seq_len = model.max_seq_len
+
+    @property
+    def width(self) -> int:
+        return self.model.d_model
+
+    def encoder(self, tokenizer: Tokenizer) -> Encoder:
+        return Encoder(names=self.names, longest=self.longest, tokenizer=tokenizer)
+
+    def setup(self, stage: str) -> None:
+        """Count the words of the train split, for word_dropout."""
+        if stage != "fit" or not self.word_dropout:
+            return
+        prepared = self.trainer.datamodule.prepared  # type: ignore[attr-defined]
+        counts = torch.from_numpy(prepared.examples("train").id_counts(prepared.tokenizer.vocab_size))
+        if prepared.tokenizer.unk_id is not None:
+            self.unknown = (self.word_dropout / (counts + self.word_dropout), prepared.tokenizer.unk_id)
+
+    # -- loss --------------------------------------------------------------------------------------------------
+
+    def scores(self, batch: Batch, real: Tensor) -> Tensor:
+        """ids (B, T), mask (B, T), first (B, W), characters (B, W * L) -> what each tag is worth (B, W, C)."""
+        ids, first = batch["ids"], batch["first"]
+        if self.training and self.unknown is not None:
+            rates, unk_id = self.unknown
+            drawn = torch.rand(ids.shape, device=ids.device) < rates.to(ids.device)[ids]
+            ids = ids.masked_fill(drawn, unk_id)
+        embedded = None if self.spelling is None else self._spelled(ids, first, batch["characters"], real)
+        hidden = self.model(ids, mask=batch.get("mask"), inputs_embeds=embedded)  # (B, T, D)
+        if first.size(1) != ids.size(1) or not torch.equal(first.clamp(min=0), first.new_tensor(range(ids.size(1)))):
+            hidden = hidden.gather(1, first.clamp(min=0).unsqueeze(2).expand(-1, -1, hidden.size(2)))  # (B, W, D)
+        return self.head.scores(hidden)
+
+    def _spelled(self, ids: Tensor, first: Tensor, characters: Tensor, real: Tensor) -> Tensor:
+        """The embeddings (B, T, E) with what the spelling of each word adds to its first id."""
+        assert self.spelling is not None and self.longest is not None
+        embedded = cast("Tensor", self.model.input_embedding(ids))
+        spelled = characters.view(*first.shape, self.longest)[real]  # (N, L)
+        spelled = spelled[:, : int((spelled != 0).sum(1).max())]
+        added = self.blend(self.head.dropout(self.spelling(spelled))).to(embedded.dtype)  # (N, E)
+        rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(first)[real]
+        return embedded.index_put((rows, first[real]), added, accumulate=True)
+
+    def _step(self, batch: Batch, stage: Stage) -> StepResult:
+        labels, real = batch["labels"], batch["first"] != NONE
+        n, tokens = batch["n_tokens"], batch["n_ids"]
+        scores = self.scores(batch, real)
+        losses = self.head.losses(scores, labels, real)  # (B,)
+        if stage == "train":
+            return StepResult(loss=losses.sum(), n=n, tokens=tokens)
+        predicted = self.head.decode(scores, real)  # (B, W)
+        counted = labels >= 0
+        counts = (self.entities or (lambda p, t: tag_counts(p, t, len(self.names))))(predicted, labels)
+        each = {
+            "loss": losses,
+            "n": real.sum(1),
+            "words": counted.sum(1),
+            "correct": ((predicted == labels) & counted).sum(1),
+            **counts,
+        }
+        return StepResult.of_examples(each, n=n, tokens=tokens, outputs={"tags": predicted})
+
+    def metrics(self) -> Sequence[Metric]:
+        if self.entities is None:
+            return Loss(), TagAccuracy(), MacroF1(classes=len(self.names))
+        kinds = (EntityF1, EntityPrecision, EntityRecall)
+        return Loss(), TagAccuracy(), *(kind(types=len(self.entities.types)) for kind in kinds)
+
+    def by_class(self, sums: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Of each type of entity, or each tag: precision, recall, f1 and support."""
+        names = self.names if self.entities is None else self.entities.types
+        return per_class(**{name: sums[name] for name in ("hits", "predicted", "true")}).named(names)
+
+    def outcomes(self, records: Sequence[Record], result: StepResult) -> list[dict[str, Any]]:
+        """For each sentence its tags as they are and as they were predicted: O, or none, where it was cut."""
+        found = []
+        nothing = "" if self.entities is None else "O"
+        losses = (result.each["loss"] / result.each["n"].clamp(min=1)).tolist()
+        for record, ids, loss in zip(records, result.outputs["tags"].tolist(), losses, strict=True):
+            assert isinstance(record, TaggedTokens)
+            predicted = [nothing if tag < 0 else self.names[tag] for tag in ids[: len(record.tokens)]]
+            text, places = joined(record.tokens)
+            one: dict[str, Any] = {
+                "text": text,
+                "tokens": list(record.tokens),
+                "true": list(record.tags),
+                "predicted": predicted,
+                "right": predicted == list(record.tags),
+                "loss": loss,
+            }
+            if self.entities is not None:
+                one["spans"] = marked(spans_of(record.tags), spans_of(predicted), places)
+            found.append(one)
+        return found
+
+    # -- prediction --------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def predict(self, texts: Sequence[str], tokenizer: Tokenizer, *, top: int) -> list[dict[str, Any]]:
+        """For each text its entities, or the tags of its words, with places in the text and probabilities.
+
+        A text that is longer than the model reads is tagged in parts. `top` has no meaning here: all are answered.
+        """
+        self.eval()
+        spans = [word_spans(text, self.words, tokenizer) for text in texts]
+        parts = [
+            (row, first, ids)
+            for row, (text, each) in enumerate(zip(texts, spans, strict=True))
+            for first, ids in self._parts(tokenizer.encode_batch([text[start:end] for start, end in each]))
+        ]
+        name = "tags" if self.entities is None else "entities"
+        answers: list[dict[str, Any]] = [{"text": text, name: []} for text in texts]
+        encode = self.encoder(tokenizer)
+        parts.sort(key=lambda part: len(part[2]))
+        found: list[tuple[int, int, list[dict[str, Any]]]] = []
+        for start in range(0, len(parts), AT_ONCE):
+            chosen = parts[start : start + AT_ONCE]
+            places = [spans[row][first : first + len(ids)] for row, first, ids in chosen]
+            words = [[texts[row][a:b] for a, b in each] for (row, *_), each in zip(chosen, places, strict=True)]
+            rows = [encode.words(each, ids) for each, (*_, ids) in zip(words, chosen, strict=True)]
+            answered = self._answers(_padded(rows, encode.pad, self.device), texts, chosen, places)
+            found += [(row, first, each) for (row, first, _), each in zip(chosen, answered, strict=True)]
+        for row, _, each in sorted(found, key=lambda one: one[:2]):
+            answers[row][name] += each
+        return answers
+
+    def _parts(self, ids: list[list[int]]) -> list[tuple[int, list[list[int]]]]:
+        """The words of a text in as many parts as the model needs to read it: the number of the first, their ids."""
+        limit = self.max_seq_len
+        if not ids:
+            return []
+        if limit is None:
+            return [(0, ids)]
+        ids = [each[:limit] for each in ids]
+        found: list[tuple[int, list[list[int]]]] = []
+        room = 0
+        for word, each in enumerate(ids):
+            need = max(1, len(each))
+            if need > room:
+                found.append((word, []))
+                room = limit
+            found[-1][1].append(each)
+            room -= need
+        return found
+
+    def _answers(
+        self, batch: Batch, texts: Sequence[str], chosen: Sequence[tuple[int, int, Any]], places: Sequence[Any]
+    ) -> list[list[dict[str, Any]]]:
+        real = batch["first"] != NONE
+        scores = self.scores(batch, real)
+        marginals = self.head.marginals(scores, real)
+        tags = self.head.decode(scores, real)
+        shares = marginals.tags().gather(2, tags.clamp(min=0).unsqueeze(2)).squeeze(2)  # (B, W)
+        found = []
+        for number, ((row, *_), each) in enumerate(zip(chosen, places, strict=True)):
+            ids = tags[number, : len(each)].tolist()
+            names = [self.names[tag] for tag in ids]
+            answers = []
+            if self.entities is None:
+                for (start, end), name, share in zip(each, names, shares[number].tolist(), strict=False):
+                    answers.append(
+                        {"text": texts[row][start:end], "tag": name, "start": start, "end": end, "probability": share}
+                    )
+            else:
+                for first, last, label in spans_of(names):
+                    start, end = each[first][0], each[last - 1][1]
+                    on = [index for index, name in enumerate(self.names) if name == f"I-{label}"]
+                    share = marginals.span(number, first, ids[first:last], not_after=on)
+                    answers.append(
+                        {
+                            "label": label,
+                            "text": texts[row][start:end],
+                            "start": start,
+                            "end": end,
+                            "probability": share,
+                        }
+                    )
+            found.append(answers)
+        return found
+
+
+def _padded(rows: Sequence[Mapping[str, Any]], pad: Mapping[str, int], device: torch.device) -> dict[str, Tensor]:
+    batch = {}
+    for name in rows[0]:
+        full = np.full((len(rows), max(len(row[name]) for row in rows)), pad[name], np.int64)
+        for line, row in zip(full, rows, strict=True):
+            line[: len(row[name])] = row[name]
+        batch[name] = torch.from_numpy(full).to(device)
+    lengths = torch.tensor([len(row["ids"]) for row in rows])
+    batch["mask"] = (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).to(device)
+    return batch
