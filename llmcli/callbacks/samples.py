@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytorch_lightning as pl
 
 from llmcli import ui
 from llmcli.callbacks.base import Callback, Context, Order
-from llmcli.decoding.base import GeneratingModel
+from llmcli.decoding.base import GeneratingModel, SourceModel
 from llmcli.decoding.generate import generate
 from llmcli.errors import InputError
+from llmcli.tasks.base import Task
 
 
 class Samples(Callback):
@@ -35,12 +38,11 @@ class Samples(Callback):
         context.prompt = self.prompt
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        generates = hasattr(pl_module, "step")
+        generates = isinstance(pl_module, Task) and pl_module.generates
         if trainer.state.fn != "fit" or not trainer.is_global_zero or not generates or not isinstance(self.prompt, str):
             return
-        model: GeneratingModel = pl_module  # type: ignore[assignment]
         self._text = generate(
-            model,
+            cast("GeneratingModel | SourceModel", pl_module),
             self._tokenizer,
             [self.prompt],
             strategy=self._strategy,

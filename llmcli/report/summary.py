@@ -121,10 +121,12 @@ def sum_up(parts: Parts, history: History, figures: Mapping[str, Any], *, folder
             line.append(f"({NAMES[parts.task.floor]}: {'   '.join(floor)})")
         ui.note("  " + "   ".join(line))
     ui.note(f"  curves  {folder / 'curves.png'}")
-    if hasattr(parts.task, "step"):
+    if parts.task.generates:
         ui.note(f"  next    llm generate ckpt={folder} --prompt {_quoted(prompt)}")
     elif hasattr(parts.task, "predict"):
-        ui.note(f"  next    llm predict ckpt={folder} --text {_quoted(max(prompt.split(), key=len, default=prompt))}")
+        word = max(prompt.split(), key=len, default=prompt)
+        asked = parts.task.example(prompt) if hasattr(parts.task, "example") else word
+        ui.note(f"  next    llm predict ckpt={folder} --text {_quoted(asked)}")
 
 
 def _quoted(text: str) -> str:

@@ -93,7 +93,7 @@ class Task(pl.LightningModule, ABC):
     kinds: ClassVar[tuple[str, ...]]
     needs_causal: ClassVar[bool | None] = None
     learns_from: ClassVar[str] = "windows"  # what its batches hold, as a data module's `gives` says
-    monitor: ClassVar[str] = "val_loss"  # the metric that decides which weights are best, after "val_"
+    monitor: str = "val_loss"  # the metric that decides which weights are best, after "val_"
     floor: ClassVar[Literal["ngrams", "linear"] | None] = None  # what its figures stand beside (`llmcli.floor`)
     asks: ClassVar[tuple[tuple[str, ...], ...]] = (("text",),)  # ways to ask `predict`: names of what it is told
     single_pass: ClassVar[bool] = False  # nothing is optimised: one batch, one validation, whatever the budget
@@ -133,6 +133,11 @@ class Task(pl.LightningModule, ABC):
     def by_class(self, sums: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
         """Figures of each class, type or group by its name, from the sums of a split; empty where there are none."""
         return {}
+
+    @property
+    def generates(self) -> bool:
+        """Whether text comes out of it: it has `step`, to continue one, or `bind`, to turn one into another."""
+        return hasattr(self, "step") or hasattr(self, "bind")
 
     @property
     def higher_is_better(self) -> bool:
