@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from llmcli import files
 from llmcli.data.examples import Examples
 from llmcli.errors import InputError
-from llmcli.metrics.bootstrap import SHARE, Contributions, differences, intervals
+from llmcli.metrics.bootstrap import SHARE, Contributions, differences, figures_of, intervals
 from llmcli.metrics.calibration import CalibrationError
 from llmcli.report.predictions import Predictions
 from llmcli.report.predictions_page import Evaluated, report
@@ -62,6 +63,13 @@ class Answers:
         each = self.contributions.each()
         return intervals(self.task.metrics(), each, resamples=resamples) if each else {}
 
+    def without(self, numbers: Sequence[int]) -> dict[str, float]:
+        """Every figure that the examples make, of the split without those of these numbers."""
+        each = self.contributions.each()
+        return figures_of(
+            self.task.metrics(), {name: value[_all_but(numbers, len(value))] for name, value in each.items()}
+        )
+
     def against(self, baseline: Answers, resamples: int) -> dict[str, dict[str, float]]:
         """How far each figure is from that of another run on the same examples: measured, low, high, p by its name."""
         ours, theirs = (side.contributions.each() for side in (self, baseline))
@@ -105,6 +113,13 @@ class Answers:
         return [(int(n), confidence / n, right / n) for n, confidence, right in columns if n]
 
 
+def _all_but(numbers: Sequence[int], n: int) -> Tensor:
+    """(n,) bool: False at the numbers."""
+    kept = torch.ones(n, dtype=torch.bool)
+    kept[list(numbers)] = False
+    return kept
+
+
 def figure_rows(figures: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     """Headers, and a row for each figure: its interval, its floor, and how far it is from the baseline's."""
     bounds, apart = figures.get("intervals", {}), figures.get("baseline", {}).get("differences", {})
@@ -144,7 +159,7 @@ def open_folder(folder: Path, *, about: Mapping[str, Any]) -> Path:
     except OSError as err:
         raise InputError(
             f"the folder {folder} for predictions and report cannot be written: {err.strerror}",
-            "out=FOLDER puts them elsewhere, out=null writes neither",
+            "out=FOLDER puts them elsewhere, out=none writes neither",
         ) from err
     return folder
 

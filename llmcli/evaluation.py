@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,7 +69,7 @@ def score(
     split None: val; of a `data` that is split by fractions ALL of it, unless it is the very files that the run was
     trained on: then the run's own val. stride: tokens between overlapping windows; None: windows side by side.
 
-    Of examples also: `classes`, and `intervals` from `bootstrap` resamples, 0 for none; predictions.jsonl and
+    Of examples also: `classes`; `without_leaks`, the same figures without the texts that stand in train too; and `intervals` from `bootstrap` resamples, 0 for none; predictions.jsonl and
     report.html in the folder `out`, "auto" for one of the run, None for neither; `baseline`: how far the figures are
     from those of this run on the same examples.
 
@@ -87,6 +87,10 @@ def score(
         if baseline is not None:
             raise InputError("baseline= compares runs on examples; this data holds running text")
         return _figures(loaded, scored, **how)
+    other = None
+    if baseline is not None:
+        other = find_data(baseline, data, split)
+        _check_comparable(loaded, scored, baseline, other)
     about = {**scored.about, "ckpt": str(loaded.path)}
     folder = None
     if out is not None and isinstance(loaded.task, ScoresExamples):
@@ -95,17 +99,26 @@ def score(
         found = _figures(loaded, scored, seen=answers, **how)
         if bootstrap:
             found["intervals"] = {name: list(each) for name, each in answers.intervals(bootstrap).items()}
+        if numbers := scored.leaked():
+            found["without_leaks"] = {
+                "examples": scored.count - len(numbers),
+                **answers.without(numbers),
+                **_floors(loaded, scored, without=numbers),
+            }
         if classes := answers.classes():
             found["classes"] = classes
-        if baseline is not None:
-            other = find_data(baseline, data, split)
-            _check_comparable(loaded, scored, baseline, other)
+        if baseline is not None and other is not None:
             with Answers(baseline.task, other.prepared.examples(other.split), folder=None) as theirs:
                 figures = _figures(baseline, other, seen=theirs, **how)
             apart = answers.against(theirs, bootstrap)
             found["baseline"] = {"ckpt": str(baseline.path), "figures": figures, "differences": apart}
         subtitle = f"{loaded.path} · {scored.about['origin']} · {scored.about['split']}"
         return {**found, **answers.write(found, about=about, subtitle=subtitle)}
+
+
+def _floors(loaded: Loaded, scored: Scored, without: Sequence[int] = ()) -> dict[str, float]:
+    found = floor_of(loaded.task.floor, scored.prepared, scored.split, without=without)
+    return {f"floor_{name}": value for name, value in found.items()}
 
 
 def _figures(
@@ -132,7 +145,7 @@ def _figures(
             seen=seen,
         )
     if scored.own and split != "train":  # of the text that it was learned from it would be no floor
-        found.update({f"floor_{name}": value for name, value in floor_of(loaded.task.floor, prepared, split).items()})
+        found.update(_floors(loaded, scored))
     found.update(split=scored.about["split"], tokens=stats["tokens"], unknown=stats.get("unknown", 0))
     return found
 

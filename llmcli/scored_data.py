@@ -12,6 +12,7 @@ from llmcli import config as configs
 from llmcli import ui
 from llmcli.checkpoint import Loaded
 from llmcli.data.cache import digest
+from llmcli.data.duplicates import leaked
 from llmcli.data.known_labels import KnownLabels
 from llmcli.data.prepare import Prepared
 from llmcli.data.records import Text
@@ -38,6 +39,13 @@ class Scored:
     def count(self) -> int:
         """How many examples or documents it has."""
         return self.prepared.count("documents", self.split)
+
+    def leaked(self) -> list[int]:
+        """The numbers of its examples that stand in the train split too, as that was kept for the run."""
+        seen = self.prepared.manifest["copies"].get("seen", {})
+        if not self.own or self.split == "train" or not seen.get(self.split):
+            return []
+        return leaked(self.prepared.examples(self.split), self.prepared.examples("train"))
 
     @property
     def about(self) -> dict[str, Any]:
@@ -76,13 +84,13 @@ def _check_labels(prepared: Prepared, split: str, loaded: Loaded) -> None:
     hint = f"its labels: {', '.join(known[:10])}{', ...' if len(known) > 10 else ''}"
     if len(unseen) == len(found):
         raise InputError(
-            f"the run was trained on other labels: none of those in the {split} split is among its own, the first is "
+            f"the run was trained on other labels: none of those in this data is among its own, the first is "
             f"{unseen[0][:40]!r}",
-            f"{hint}; a head for these labels is learned by llm train data=... init=RUN",
+            f"{hint}; a head for these is learned by llm train data=... init=RUN",
         )
     raise InputError(
-        f"the run was not trained on the label {unseen[0][:40]!r}, which the {split} split has {found[unseen[0]]:,} "
-        f"times{f', nor on {len(unseen) - 1:,} others' if len(unseen) > 1 else ''}",
+        f"the run was not trained on the label {unseen[0][:40]!r}, which this data has {found[unseen[0]]:,} times"
+        f"{f', nor on {len(unseen) - 1:,} others' if len(unseen) > 1 else ''}",
         f"{hint}; data.unseen_labels=skip leaves such examples out",
     )
 
@@ -127,7 +135,7 @@ def _other(loaded: Loaded, data: DictConfig, split: str | None) -> tuple[Prepare
     cfg.duplicates = None  # text to score stays whole
     prepared = prepare_data(cfg, loaded.tokenizer, trusted=loaded.trusted, source=source)
     for reason, count in prepared.manifest["left_out"].items():
-        ui.warn(f"{count:,} examples {reason} are left out")
+        ui.warn(f"{count:,} examples are left out: {reason}")
     return prepared, split
 
 

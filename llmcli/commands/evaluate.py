@@ -15,7 +15,7 @@ from llmcli.errors import InputError
 from llmcli.schema import mismatch
 
 MOST_CLASSES = 30  # whose figures are shown; --json and the report have those of all
-_KINDS = {"stride": int | None, "batch_size": int | None, "bootstrap": int, "out": str | None, "baseline": str | None}
+_KINDS = {"stride": int | None, "batch_size": int | None, "bootstrap": int, "out": str, "baseline": str | None}
 
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
@@ -44,7 +44,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             accelerator=str(cfg.accelerator),
             progress=True,
             bootstrap=cfg.bootstrap,
-            out=cfg.out if cfg.out in (None, "auto") else Path(cfg.out),
+            out={"auto": "auto", "none": None}.get(cfg.out, Path(cfg.out)),
             baseline=checkpoint.load(runs.resolve(cfg.baseline, "use")) if cfg.baseline is not None else None,
         )
     words = _score_words(loaded.task, loaded.tokenizer, **lists) if any(lists.values()) else {}
@@ -63,6 +63,7 @@ def _show_all(figures: Mapping[str, Any]) -> None:
     """The figures with their intervals, then those of each class, then what sets them apart from a baseline's."""
     bounds = figures.get("intervals", {})
     plain = {name: value for name, value in figures.items() if not isinstance(value, Mapping)}
+    plain |= {f"{name}, without leaks": value for name, value in figures.get("without_leaks", {}).items()}
     rows: list[tuple[str, ...]]
     rows = [(name, _show(value), *([_between(bounds.get(name))] if bounds else [])) for name, value in plain.items()]
     ui.table(rows, ("figure", "value", *(["95% interval"] if bounds else [])), right=(1,), stdout=True)
