@@ -63,4 +63,4 @@ def best_spans(logits: Tensor, *, longest: int, top: int) -> Spans:
     scores[:, 0] = -torch.inf
     found, places = scores.flatten(1).topk(min(top, scores[0].numel()), dim=1)  # (B, K)
     starts = places // longest
-    return Spans(found, starts, starts + places % longest)
+    return Spans(found, starts, (starts + places % longest).clamp(max=logits.size(1) - 1))

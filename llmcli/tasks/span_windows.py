@@ -104,8 +104,9 @@ class SpanEncoder:
 
     def _windows(self, question: Any, text: Any, limit: int) -> tuple[Any, Any, Any]:
         """How many ids of questions and, in each window, of texts there is room for; how many windows that makes."""
-        asked = np.minimum(question, np.maximum((limit - self.extra) // 2, limit - self.extra - text))
-        room = limit - self.extra - asked
+        marked = limit - self.extra
+        asked = np.minimum(question, np.maximum(marked // 2, marked - np.maximum(text, 1)))
+        room = marked - asked  # at least 1
         if self.stride is None:
             return asked, room, np.ones_like(asked)
         beyond = np.maximum(text - room, 0)
