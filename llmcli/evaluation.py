@@ -9,10 +9,13 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from llmcli import config as configs
 from llmcli import ui
 from llmcli.answers import Answers, open_folder
 from llmcli.assembly import batches
 from llmcli.checkpoint import Loaded
+from llmcli.decoded import score_decoded
+from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.errors import InputError
 from llmcli.floor import floor_of
 from llmcli.scored_data import Scored, find_data
@@ -63,15 +66,18 @@ def score(
     bootstrap: int = 0,
     out: Path | Literal["auto"] | None = None,
     baseline: Loaded | None = None,
+    strategy: Strategy | Search | None = None,
+    max_new_tokens: int = 200,
 ) -> dict[str, Any]:
     """Figures of a loaded run on `split`, of `data` where given (tokenized with the run's own tokenizer).
 
     split None: val; of a `data` that is split by fractions ALL of it, unless it is the very files that the run was
     trained on: then the run's own val. stride: tokens between overlapping windows; None: windows side by side.
 
-    Of examples also: `classes`; `without_leaks`, the same figures without the texts that stand in train too; and `intervals` from `bootstrap` resamples, 0 for none; predictions.jsonl and
-    report.html in the folder `out`, "auto" for one of the run, None for neither; `baseline`: how far the figures are
-    from those of this run on the same examples.
+    Of examples also: `classes`; `without_leaks`, the same figures without the texts that stand in train too;
+    `intervals` from `bootstrap` resamples, 0 for none; predictions.jsonl and report.html in the folder `out`, "auto"
+    for one of the run, None for neither; `baseline`: how far the figures are from those of this run on the same
+    examples.
 
     Raises InputError for an unknown split, where the run's own data has changed, for labels that the run was not
     trained on, for a folder that cannot be written, and for a baseline that scores other data.
@@ -93,10 +99,13 @@ def score(
         _check_comparable(loaded, scored, baseline, other)
     about = {**scored.about, "ckpt": str(loaded.path)}
     folder = None
-    if out is not None and isinstance(loaded.task, ScoresExamples):
+    if out is not None and isinstance(loaded.task, ScoresExamples | SourceModel):
         folder = open_folder(_folder(loaded.path, scored) if out == "auto" else out, about=about)
     with Answers(loaded.task, scored.prepared.examples(scored.split), folder=folder) as answers:
         found = _figures(loaded, scored, seen=answers, **how)
+        if isinstance(loaded.task, SourceModel):
+            strategy = strategy or _own_strategy(loaded)
+            found.update(_decoded(loaded, scored, strategy, max_new_tokens, folder=folder, progress=progress))
         if bootstrap:
             found["intervals"] = {name: list(each) for name, each in answers.intervals(bootstrap).items()}
         if numbers := scored.leaked():
@@ -148,6 +157,33 @@ def _figures(
         found.update(_floors(loaded, scored))
     found.update(split=scored.about["split"], tokens=stats["tokens"], unknown=stats.get("unknown", 0))
     return found
+
+
+def _own_strategy(loaded: Loaded) -> Strategy | Search:
+    found: Strategy | Search = configs.build(OmegaConf.create(loaded.config).decoding, trusted=loaded.trusted)
+    return found
+
+
+def _decoded(
+    loaded: Loaded,
+    scored: Scored,
+    strategy: Strategy | Search,
+    max_new_tokens: int,
+    *,
+    folder: Path | None,
+    progress: bool,
+) -> dict[str, Any]:
+    examples = scored.prepared.examples(scored.split)
+    with ui.Meter() as meter:
+        return score_decoded(
+            loaded.task,
+            loaded.tokenizer,
+            examples,
+            strategy=strategy,
+            max_new_tokens=max_new_tokens,
+            folder=folder,
+            report=(lambda n: meter("decoding", n, len(examples))) if progress else None,
+        )
 
 
 def _folder(ckpt: Path, scored: Scored) -> Path:

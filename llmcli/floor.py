@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Literal, cast
 
 import numpy as np
 
 from llmcli import files, ui
-from llmcli.data.examples import Examples
 from llmcli.data.prepare import Prepared
 from llmcli.data.records import Record
 from llmcli.errors import InputError, require
@@ -36,27 +35,29 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
-def floor_of(kind: Kind | None, prepared: Prepared, split: str) -> dict[str, float]:
+def floor_of(kind: Kind | None, prepared: Prepared, split: str, *, without: Sequence[int] = ()) -> dict[str, float]:
     """Its figures on a split, learned from the train split: the loss, or accuracy and f1; none for kind None.
 
-    Without scikit-learn the linear floor has no figures either, and a note says how to get it.
+    without: numbers of the examples that also stand in train, for what the floor is without them. Without scikit-learn
+    the linear floor has no figures either, and a note says how to get it.
     """
     if kind is None:
         return {}
     path = prepared.path / "floors.json"
     known = files.read_json(path)
-    if split not in known:
+    name = f"{split} without leaks" if without else split
+    if name not in known:
         if kind == "ngrams":
-            known[split] = _ngrams(prepared, split)
+            known[name] = _ngrams(prepared, split)
         else:
             try:
                 require("sklearn", extra="floor", purpose="the linear floor")
             except InputError as err:
                 ui.note(f"{err} ({err.hint})")
                 return {}
-            known[split] = _linear(prepared, split)
+            known[name] = _linear(prepared, split, without)
         files.write_json(path, known)
-    return cast(dict[str, float], known[split])
+    return cast(dict[str, float], known[name])
 
 
 def _ngrams(prepared: Prepared, split: str) -> dict[str, float]:
@@ -71,13 +72,14 @@ def _ngrams(prepared: Prepared, split: str) -> dict[str, float]:
     return {"loss": loss}
 
 
-def _linear(prepared: Prepared, split: str) -> dict[str, float]:
+def _linear(prepared: Prepared, split: str, without: Sequence[int]) -> dict[str, float]:
     """Accuracy and macro F1; of several labels at once a machine for each, and accuracy of all of them together."""
     vectors, svm, multiclass, metrics, sparse = map(import_module, _LIBRARIES)
     examples, scored = prepared.examples("train"), prepared.examples(split)
     share = min(1.0, MOST_CHARACTERS / max(1, prepared.count("characters", "train")))
-    train = list(_evenly(examples, max(2, int(share * len(examples)))))
-    tested = list(_evenly(scored, MOST_SCORED))
+    train = [examples[number] for number in _evenly(len(examples), max(2, int(share * len(examples))))]
+    left_out = set(without)
+    tested = [scored[number] for number in _evenly(len(scored), MOST_SCORED) if number not in left_out]
     several = any(len(record.names()) != 1 for record in [*train, *tested])
     labels, true = (_labels(records, prepared.names, several) for records in (train, tested))
     texts = [text for record in train for text in _texts(record)]
@@ -106,10 +108,9 @@ def _linear(prepared: Prepared, split: str) -> dict[str, float]:
     return {"accuracy": float(right.mean()), "f1": float(f1)}
 
 
-def _evenly(examples: Examples, most: int) -> Iterator[Record]:
-    """At most so many, from the beginning to the end."""
-    numbers = np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int)
-    return (examples[int(number)] for number in numbers)
+def _evenly(number: int, most: int) -> list[int]:
+    """At most so many numbers, from 0 to number - 1."""
+    return [int(each) for each in np.linspace(0, number - 1, min(most, number))]
 
 
 def _texts(record: Record) -> list[str]:

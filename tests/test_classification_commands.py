@@ -172,3 +172,27 @@ def test_a_label_that_no_config_can_hold_is_refused_before_there_is_a_run(llm, t
     refused = llm("train", "data=labeled_text", f"data.path={table}", *SMALL, "hydra.run.dir=run")
     assert refused.code == 2 and f"the label '{label}' cannot be kept in a run's config" in refused.err
     assert not (tmp_path / "run").exists()
+
+
+def test_texts_that_stand_in_train_are_scored_with_and_without(llm, tmp_path):
+    """The labels of the texts that leaked are turned round, so that the run is wrong about exactly these."""
+    folder = tmp_path / "leaky"
+    folder.mkdir()
+    write(folder / "train.csv", "yes", "no", rows=40)
+    train = (folder / "train.csv").read_text().splitlines()
+    write(folder / "val.csv", "yes", "no", rows=5)
+    turned = [line.replace(",yes", ",?").replace(",no", ",yes").replace(",?", ",no") for line in train[1:5]]
+    with (folder / "val.csv").open("a") as file:
+        file.write("\n".join(line.upper().replace("YES", "yes").replace("NO", "no") for line in turned) + "\n")
+    data = ["data=labeled_text", f"data.path={folder}", "tokenizer.lower_case=true", "clean=[lowercase]"]
+    for policy, without in (("report", True), ("drop_leaks", False)):
+        run = tmp_path / policy
+        assert llm("train", *data, f"duplicates={policy}", *SMALL, f"hydra.run.dir={run}").code == 0
+        scored = json.loads(llm("eval", f"ckpt={run}", "--json").out)
+        assert scored["accuracy"] == pytest.approx(10 / 14)
+        assert ("without_leaks" in scored) == without
+        if without:
+            clean = scored["without_leaks"]
+            assert (clean["examples"], clean["accuracy"], clean["f1"]) == (10, 1.0, 1.0)
+            assert clean["floor_accuracy"] == 1.0 and scored["floor_accuracy"] < 1
+            assert "accuracy, without leaks" in llm("eval", f"ckpt={run}").out

@@ -181,6 +181,14 @@ def in_words(manifest: Mapping[str, Any]) -> str | None:
     return "; ".join(said)
 
 
+def leaked(examples: Iterable[Record], train: Iterable[Record]) -> list[int]:
+    """The numbers of the examples that also stand in train, case and white space aside."""
+    policy = Exact(drop_leaks=False, drop_repeats=False, min_characters=0)
+    known = {policy.mark(_BORDER.join(record.inputs())) for record in train}
+    marks = (policy.mark(_BORDER.join(record.inputs())) for record in examples)
+    return [number for number, mark in enumerate(marks) if mark in known]
+
+
 class _Unit(NamedTuple):
     """An example or document as texts. given: what leaks; whole: what repeats, with what is asked for."""
 

@@ -61,6 +61,11 @@ def intervals(
     return {metric.name: _middle(_figures(metric, drawn)) for metric in _known(metrics, each)}
 
 
+def figures_of(metrics: Sequence[Metric], each: Mapping[str, Tensor]) -> dict[str, float]:
+    """Every figure whose sums are all in `each` (N, ...), of these examples."""
+    return {metric.name: float(_figures(metric, _whole(each))) for metric in _known(metrics, each)}
+
+
 def differences(
     metrics: Sequence[Metric],
     each: Mapping[str, Tensor],
