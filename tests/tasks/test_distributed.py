@@ -71,6 +71,20 @@ def test_two_processes_are_one_that_accumulates(llm, small, tmp_path):
         torch.testing.assert_close(value, alone[key], msg=key)
 
 
+def test_frozen_weights_are_no_matter_to_two_processes(llm, small, tmp_path):
+    """They have no gradient to exchange; the others learn as on one process, at the rates of their layers."""
+    froze = ["finetune.freeze=[model.input_embedding.*,model.blocks.0.q.*]", "finetune.layer_decay=0.5"]
+    common = [*small, *TRANSFORMER, *froze, "trainer.max_steps=3", "optimizer=sgd"]
+    two, one = tmp_path / "two", tmp_path / "one"
+    ranks = _train(two, *common, *TWO, "+callbacks.every._target_=every_rank.EveryRank", f"hydra.run.dir={two}")
+    _assert_equal(*ranks)
+    assert llm("train", *common, "trainer.accumulate=2", f"hydra.run.dir={one}").code == 0
+    for key, value in _last(one)["state_dict"].items():
+        torch.testing.assert_close(ranks[0][key], value, msg=key)
+        if key in ("model.input_embedding.weight", "model.blocks.0.q.weight"):
+            assert torch.equal(ranks[0][key], value)
+
+
 def test_a_recurrent_run_on_two_processes_resumes_exactly(llm, small, tmp_path):
     """Each process carries the state of its own rows; a resume gives it back to the one it belongs to."""
     common = [*small, *LSTM, *TWO, "+callbacks.every._target_=every_rank.EveryRank"]
