@@ -15,7 +15,14 @@ from llmcli.errors import InputError
 from llmcli.schema import mismatch
 
 MOST_CLASSES = 30  # whose figures are shown; --json and the report have those of all
-_KINDS = {"stride": int | None, "batch_size": int | None, "bootstrap": int, "out": str, "baseline": str | None}
+_KINDS = {
+    "stride": int | None,
+    "batch_size": int | None,
+    "bootstrap": int,
+    "max_new_tokens": int,
+    "out": str,
+    "baseline": str | None,
+}
 
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
@@ -30,6 +37,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     path = runs.resolve(cfg.ckpt, "use")
     if cfg.ckpt in (None, "latest"):
         ui.say("run", str(path))
+    strategy = None if cfg.decoding is None else configs.build(cfg.decoding)
     loaded = checkpoint.load(path)
     began = time.monotonic()
     lists = {kind: texts.get(kind, []) for kind in ("similarity", "analogies")}
@@ -46,6 +54,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             bootstrap=cfg.bootstrap,
             out={"auto": "auto", "none": None}.get(cfg.out, Path(cfg.out)),
             baseline=checkpoint.load(runs.resolve(cfg.baseline, "use")) if cfg.baseline is not None else None,
+            strategy=strategy,
+            max_new_tokens=cfg.max_new_tokens,
         )
     words = _score_words(loaded.task, loaded.tokenizer, **lists) if any(lists.values()) else {}
     figures["seconds"] = round(time.monotonic() - began, 2)

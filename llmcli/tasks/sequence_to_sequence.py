@@ -98,6 +98,7 @@ class SequenceToSequence(Task):
 
     # -- generation --------------------------------------------------------------------------------------------
 
+    @torch.inference_mode()
     def bind(self, sources: Sequence[Sequence[int]]) -> BoundSources:
         """Read the ids of some sources: what a decoding strategy continues from `starts` into their targets.
 
