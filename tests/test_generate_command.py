@@ -143,3 +143,33 @@ def test_the_latest_run_is_used_and_named(llm, small, tmp_path):
     [run] = (tmp_path / "runs").glob("*/*")
     result = llm("generate", CPU, "--prompt", "the cat", "max_new_tokens=2")
     assert result.code == 0 and str(run.relative_to(tmp_path)) in result.err
+
+
+def test_a_text_keeps_to_the_rule_that_is_asked_for(generate, llm, trained, tmp_path):
+    pytest.importorskip("llguidance")
+    found = results(generate("--prompt", "the", "--prompt", "a", "constraint.choices=[the cat,1]", "--json"))
+    assert {each["text"].strip() for each in found} <= {"the cat", "1"}
+    assert {each["finish_reason"] for each in found} == {"end"}
+    [found] = results(generate("--prompt", "the", "constraint.pattern='[abc]{3}'", "--json"))
+    assert len(found["text"]) == 3 and set(found["text"]) <= set("abc")
+    (tmp_path / "short.json").write_text('{"enum": ["cat", "a"]}')
+    [found] = results(generate("--prompt", "the", "constraint.schema=short.json", "--json"))
+    assert json.loads(found["text"]) in ("cat", "a")
+    assert "1 of 1 texts reached max_new_tokens" in generate("--prompt", "a", "constraint.pattern='[abc]{50}'").err
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("constraint.choices=yes", "constraint.choices (yes) must be a list"),
+        ("constraint.schema=nowhere.json", "constraint.schema=nowhere.json: No such file or directory"),
+        ("constraint.schema=list.json", "constraint.schema=list.json holds no JSON object"),
+        ("constraint.schema=text.txt", "constraint.schema=text.txt is no JSON"),
+        ("constraint.choise=[a]", 'there is no config key "constraint.choise". Did you mean constraint.choices=[a]?'),
+    ],
+)
+def test_a_rule_that_cannot_be_read_is_named(llm, trained, tmp_path, asked, message):
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "text.txt").write_text("no")
+    result = llm("generate", f"ckpt={trained}", CPU, "--prompt", "a", asked)
+    assert result.code == 2 and message in result.err

@@ -1,17 +1,23 @@
-"""llm generate: continue prompts with a run."""
+"""llm generate: continue prompts with a run, or turn sources into their targets."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from llmcli import config as configs
 from llmcli import runs, ui
 from llmcli.errors import InputError
+
+if TYPE_CHECKING:
+    from llmcli.decoding.constrained import Constraint
+    from llmcli.decoding.generate import Found, Generation
+    from llmcli.tokenizers.base import Tokenizer
 
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
@@ -27,15 +33,25 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     path = runs.resolve(cfg.ckpt, "use")
     if cfg.ckpt in (None, "latest"):
         ui.say("run", str(path))
-    strategy = configs.build(cfg.decoding)
     loaded = checkpoint.load(path)
-    if not hasattr(loaded.task, "step"):
-        raise InputError(f"{path} is a {type(loaded.task).__name__} run, which does not generate text")
+    if not loaded.task.generates:
+        both_ways = getattr(getattr(loaded.task, "model", None), "causal", None) is False
+        raise InputError(
+            f"{path} is a {type(loaded.task).__name__} run, which does not generate text"
+            + (": its model reads in both directions" if both_ways else ""),
+            f"llm predict ckpt={cfg.ckpt or path} answers with it" if hasattr(loaded.task, "predict") else "",
+        )
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
     loaded.task.to(torch.device(kind))
 
+    sources = hasattr(loaded.task, "bind")  # what comes out stands for itself and continues nothing
+    if sources and not any(each.lstrip("+").startswith("decoding") for each in configs.launch().overrides):
+        strategy = configs.build(OmegaConf.create(loaded.config).decoding, trusted=loaded.trusted)  # the run's own
+    else:
+        strategy = configs.build(cfg.decoding)
+    constraint = _constraint(cfg.constraint, loaded.tokenizer)
     num_samples, as_json = int(cfg.num_samples), bool(cfg.json)
-    streaming = bool(cfg.stream) and not as_json and len(prompts) * num_samples == 1
+    streaming = bool(cfg.stream) and not as_json and not sources and len(prompts) * num_samples == 1
     begun = False
 
     def show(row: int, piece: str) -> None:
@@ -57,6 +73,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             stop=texts.get("stop", []),
             seed=int(cfg.seed),
             unknown=_unknown(str(cfg.unknown)),
+            constraint=constraint,
             on_text=show if streaming else None,
         )
     seconds = time.monotonic() - began
@@ -67,6 +84,10 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         ui.end_stream()
     elif as_json:
         ui.out_json({"results": [_plain(result) for result in results], "seed": int(cfg.seed), "ckpt": str(path)})
+    elif sources:
+        for result in results:
+            for text in [found.text for found in result.n_best] or [result.text]:
+                ui.out(ui.printable(text))
     else:
         for i, result in enumerate(results):
             if i:
@@ -74,18 +95,56 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             ui.out(f"{result.prompt}{result.text}")
     if dropped := max(result.prompt_dropped for result in results):
         ui.note(f"the first {dropped:,} tokens of the prompt were not read: it is longer than the model's context")
+    if constraint is not None and (open_ended := sum(result.finish_reason == "length" for result in results)):
+        ui.warn(f"{open_ended} of {len(results)} texts reached max_new_tokens before their rule let them end")
     ui.note(f"{tokens} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s, seed {cfg.seed}")
     return 0
 
 
-def _plain(result: Any) -> dict[str, Any]:
+def _constraint(cfg: DictConfig, tokenizer: Tokenizer) -> Constraint | None:
+    from llmcli.decoding.constrained import Constraint
+
+    asked = configs.resolved(cfg)
+    if all(value is None or value == [] for value in asked.values()):
+        return None
+    for name in ("choices", "banned"):
+        if asked[name] is not None and not isinstance(asked[name], list):
+            raise InputError(f"constraint.{name} ({asked[name]}) must be a list", f"'constraint.{name}=[yes,no]'")
+        asked[name] = asked[name] and [str(each) for each in asked[name]]  # an override reads 1 as a number
+    return Constraint(
+        tokenizer,
+        choices=asked["choices"],
+        pattern=None if asked["pattern"] is None else str(asked["pattern"]),
+        schema=None if asked["schema"] is None else _schema(Path(str(asked["schema"]))),
+        banned=asked["banned"] or (),
+    )
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as err:
+        raise InputError(f"constraint.schema={path}: {err.strerror}") from err
+    except ValueError as err:  # no UTF-8, no JSON
+        raise InputError(f"constraint.schema={path} is no JSON: {err}") from err
+    if not isinstance(schema, dict):
+        raise InputError(f"constraint.schema={path} holds no JSON object, which a schema is")
+    return schema
+
+
+def _plain(result: Generation) -> dict[str, Any]:
+    plain = {"prompt": result.prompt, **_text(result), "prompt_dropped": result.prompt_dropped}
+    if result.n_best:
+        plain["n_best"] = [{**_text(found), "score": round(found.score, 6)} for found in result.n_best]
+    return plain
+
+
+def _text(result: Generation | Found) -> dict[str, Any]:
     return {
-        "prompt": result.prompt,
         "text": result.text,
         "ids": list(result.ids),
         "logprobs": [round(value, 6) for value in result.logprobs],
         "finish_reason": result.finish_reason,
-        "prompt_dropped": result.prompt_dropped,
     }
 
 

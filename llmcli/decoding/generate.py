@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from llmcli.decoding.base import Emitted, GeneratingModel, Hypothesis, Search, SourceModel, Strategy
+from llmcli.decoding.constrained import Constrained, Constraint
 from llmcli.decoding.loop import kept_tokens
 from llmcli.decoding.stream import TextStream
 from llmcli.errors import InputError
@@ -61,6 +62,7 @@ def generate(
     num_samples: int = 1,
     stop: Sequence[str] = (),
     unknown: Literal["error", "replace"] = "error",
+    constraint: Constraint | None = None,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Generation]:
     """Continue each prompt `num_samples` times; the samples of one prompt stand together in the result.
@@ -69,10 +71,13 @@ def generate(
     An empty prompt starts a document (eos_id, or bos_id where there is none). `on_text(row, text)` gets text
     as it becomes final. `unknown` says what to do where the vocabulary lacks a character or word of a prompt.
     For a model that turns one text into another the prompts are the sources, AT_ONCE of which are a batch.
+    constraint: a rule that each continuation keeps to, as far as it comes; its log-probabilities are those of what the
+    rule allows.
 
     Raises:
         InputError: no prompt, num_samples or max_new_tokens below 1, several samples of a search, which would
-            all be the same, an empty stop string, or an unknown character under unknown="error".
+            all be the same, an empty stop string, an unknown character under unknown="error", or with a constraint more
+            tokens than the model's window has room for.
     """
     if not prompts:
         raise InputError("there is no prompt")
@@ -99,6 +104,11 @@ def generate(
             longest = min(max_new_tokens, bound.max_seq_len or max_new_tokens)
         for row, start in zip(members, starts, strict=True):
             dropped[row] = len(start) - kept_tokens(len(start), bound.max_seq_len)
+        if constraint is not None:
+            _check_room(
+                bound, max(len(start) - dropped[row] for row, start in zip(members, starts, strict=True)), longest
+            )
+            bound = Constrained(bound, constraint)
         settings: dict[str, Any] = {"end_ids": end_ids, "max_new_tokens": longest, "generator": generator}
         if isinstance(strategy, Search):
             for row, hypotheses in zip(members, strategy.search(bound, starts, **settings), strict=True):
@@ -178,6 +188,16 @@ def _follow(steps: Iterator[Emitted], rows: Sequence[Row]) -> None:
             break
     for row in rows:
         row.finish()
+
+
+def _check_room(model: GeneratingModel, prompt: int, new: int) -> None:
+    window = model.max_seq_len
+    if window is not None and prompt + new > window:
+        raise InputError(
+            f"a constrained text stays within what the model sees, {window} tokens: {prompt} of the prompt and {new} "
+            "new ones are more",
+            f"max_new_tokens={max(1, window - prompt)}",
+        )
 
 
 def _batches(model: object, encoded: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -67,6 +67,13 @@ class Tokenizer(ABC):
     def token(self, index: int) -> str:
         """A printable name of one id, for tables and plots."""
 
+    def pieces(self) -> list[bytes]:
+        """UTF-8 of each id, b"" of special ones: the text of ids is what theirs are, joined.
+
+        Raises InputError where it is not, as the spaces between words depend on both.
+        """
+        raise InputError("the text of this run's tokenizer is more than that of its ids", "tokenizer=bpe, char or byte")
+
     def unknown(self, text: str) -> list[str]:
         """The distinct characters or words of `text` that `encode` maps to unk_id, in order of appearance."""
         return []

@@ -40,6 +40,9 @@ class ByteTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return bytes(i - _FIRST for i in ids if i >= _FIRST).decode("utf-8", errors="replace")
 
+    def pieces(self) -> list[bytes]:
+        return [b""] * _FIRST + [bytes([byte]) for byte in range(256)]
+
     def token(self, index: int) -> str:
         if index < _FIRST:
             return RESERVED[index]

@@ -65,6 +65,9 @@ class CharTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(map(self._text.__getitem__, ids))
 
+    def pieces(self) -> list[bytes]:
+        return [text.encode() for text in self._text]
+
     def token(self, index: int) -> str:
         if index < len(RESERVED):
             return RESERVED[index]

@@ -180,6 +180,9 @@ class SubwordTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(map(self._bytes.__getitem__, ids)).decode("utf-8", errors="replace")
 
+    def pieces(self) -> list[bytes]:
+        return list(self._bytes)
+
     def token(self, index: int) -> str:
         return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in self._pieces[index])
 
