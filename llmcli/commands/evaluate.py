@@ -37,7 +37,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     path = runs.resolve(cfg.ckpt, "use")
     if cfg.ckpt in (None, "latest"):
         ui.say("run", str(path))
-    strategy = None if cfg.decoding is None else configs.build(cfg.decoding)
+    strategy = None if cfg.get("decoding") is None else configs.build(cfg.decoding)
     loaded = checkpoint.load(path)
     began = time.monotonic()
     lists = {kind: texts.get(kind, []) for kind in ("similarity", "analogies")}
