@@ -82,6 +82,11 @@ class MaskedLM(Task):
 
     # -- prediction --------------------------------------------------------------------------------------------
 
+    def example(self, prompt: str) -> str:
+        """Something to ask `predict`: the prompt without its longest word."""
+        longest = max(prompt.split(), key=len, default="")
+        return prompt.replace(longest, "<mask>", 1) if longest else "<mask>"
+
     @torch.inference_mode()
     def predict(self, texts: Sequence[str], tokenizer: Tokenizer, *, top: int) -> list[dict[str, Any]]:
         """Each text with its <mask>s (or [MASK]s) filled, and for each of them the `top` most probable tokens.
