@@ -186,3 +186,59 @@ def test_a_label_that_was_not_trained_on_is_named(tokenizer):
     with pytest.raises(InputError, match="not trained on the label 'odd'") as caught:
         encode(LabeledText("x", ("bad", "odd")), [np.array([20])])
     assert caught.value.hint == "its labels: bad, good, mixed"
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"several": True}, {"class_weights": "inverse"}, {"focal_gamma": 2.0}, {"label_smoothing": 0.1}]
+)
+def test_what_single_examples_add_is_what_the_batch_has(changes):
+    task = make(**changes).eval()
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]]) if task.several else torch.tensor([0, 1, 2])
+    given = {**batch(task), "labels": labels}
+    result = task._step(given, "val")
+    torch.testing.assert_close(result.each["loss"].sum(), result.loss)
+    assert result.each["n"].tolist() == [1, 1, 1]
+    for row in range(B):
+        rows = {name: given[name][row : row + 1] for name in ("ids", "mask", "labels")}
+        alone = task._step({**rows, "n_tokens": 1, "n_ids": 1}, "val")
+        torch.testing.assert_close(alone.loss, result.each["loss"][row], rtol=1e-4, atol=1e-5)
+        for name, value in alone.each.items():
+            assert name == "loss" or torch.equal(value[0], result.each[name][row])
+    known = {"loss": result.loss, "n": torch.tensor(result.n), **result.sums}
+    for metric in task.metrics():
+        assert set(metric.sums) <= known.keys()
+
+
+def test_outcomes_name_what_is_true_and_what_was_said():
+    task = make().eval()
+    result = task._step(batch(task), "val")
+    shares = task.logits(batch(task)).softmax(1)
+    records = [LabeledText("x", (name,)) for name in OPTIONS["names"]]
+    for row, (record, found) in enumerate(zip(records, task.outcomes(records, result), strict=True)):
+        assert list(found) == ["text", "true", "predicted", "probability", "right", "loss"]
+        assert found["text"] == "x" and [found["true"]] == list(record.labels)
+        assert found["predicted"] == task.names[int(shares[row].argmax())]
+        assert found["probability"] == pytest.approx(shares[row].max().item(), rel=1e-5)
+        assert found["right"] is (found["true"] == found["predicted"])
+        assert found["loss"] == pytest.approx(-shares[row, row].log().item(), rel=1e-4)
+    pair = task.outcomes([LabeledPair("x", "y", ("bad",))] * B, result)
+    assert all(found["texts"] == ["x", "y"] and "text" not in found for found in pair)
+
+
+def test_outcomes_of_several_labels_name_all_of_them():
+    task = make(several=True).eval()
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [0, 1, 0]])
+    result = task._step({**batch(task), "labels": labels}, "val")
+    shares = task.logits(batch(task)).sigmoid()
+    records = [LabeledText("x", names) for names in (("mixed", "bad"), (), ("good",))]
+    expected = [[name for name, share in zip(task.names, row, strict=True) if share > 0.5] for row in shares.tolist()]
+    found = task.outcomes(records, result)
+    assert [each["true"] for each in found] == [["bad", "mixed"], [], ["good"]]  # in the order of the classes
+    assert [each["predicted"] for each in found] == expected
+    assert [each["right"] for each in found] == [each["true"] == each["predicted"] for each in found]
+    for row, each in enumerate(found):
+        assert set(each["probabilities"]) == {*each["true"], *each["predicted"]}
+        for name, share in each["probabilities"].items():
+            assert share == pytest.approx(shares[row, task.names.index(name)].item(), rel=1e-5)
+    classes = task.by_class({name: value.double() for name, value in result.sums.items()})
+    assert list(classes) == list(task.names) and [classes[name]["support"] for name in task.names] == [1, 1, 1]
