@@ -106,7 +106,9 @@ def build(
     ids = {name: getattr(tokenizer, name) for name in SPECIAL_IDS}
     counts = prepared.manifest["splits"]["train"].get("names", {})
     _check_labels(counts)
+    values = prepared.manifest["splits"]["train"].get("values", {})
     labels = {"names": list(counts), "name_counts": list(counts.values())}
+    labels |= {f"value_{name}": values.get(name) for name in ("mean", "std")}
     cfg = configs.with_facts(cfg, {"vocab_size": tokenizer.vocab_size, **ids, **labels})
     settings: TrainerSettings = configs.build(cfg.trainer, trusted=trusted)
     device, ranks = accelerator_of(settings.accelerator, settings.devices, strategy=settings.strategy)
@@ -195,7 +197,7 @@ def _begin(task: Task, cfg: DictConfig, tokenizer: Tokenizer, origin: Origin | N
         taken = initialise.initialise(task, origin, names=cfg.facts.names)
         with open_dict(cfg):
             cfg.init = taken.record()
-        remarks["init"] = str(taken)
+        remarks["init"] = str(taken) + initialise.otherwise_cleaned(cfg, origin)
     if cfg.get("embedding_init") is not None:
         remarks["embeddings"] = str(embeddings.initialise(task, tokenizer, Path(str(cfg.embedding_init))))
     return remarks

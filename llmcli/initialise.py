@@ -152,6 +152,13 @@ class Taken:
         }
 
 
+def otherwise_cleaned(cfg: DictConfig, origin: Origin) -> str:
+    """A remark where the text of the two runs went through other steps, which may make it another language."""
+    steps = [list(each or {}) for each in (origin.loaded.config.get("clean"), cfg.get("clean"))]
+    then, now = (f"clean=[{','.join(each)}]" for each in steps)
+    return "" if steps[0] == steps[1] else f"; its text had {then}, this has {now}"
+
+
 def initialise(task: nn.Module, origin: Origin, *, names: Sequence[str]) -> Taken:
     """Give a new task the weights that another run has for its backbone, by name and shape.
 

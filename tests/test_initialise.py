@@ -141,9 +141,11 @@ def test_a_key_of_the_model_may_change_and_shapes_that_no_longer_fit_are_told(ll
 
 def test_another_model_takes_what_has_its_name_and_shape(llm, made, reviews):
     origin = made("gpt2")
-    done = llm("train", *reviews, f"init={origin}", "model=dan", "model.d_model=16", *STILL, "hydra.run.dir=run")
+    dan = ["model=dan", "model.d_model=16", "clean=[lowercase]"]
+    done = llm("train", *reviews, f"init={origin}", *dan, *STILL, "hydra.run.dir=run")
     assert done.code == 0, done.err
     assert same(load("run"), load(origin), of="model.input_embedding") and load("run").config["init"]["tensors"] == 1
+    assert "its text had clean=[], this has clean=[lowercase]" in " ".join(done.err.split())
 
 
 def test_word_vectors_become_the_input_embedding(llm, made, reviews):
