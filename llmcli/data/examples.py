@@ -7,6 +7,7 @@ texts a record has, as running totals). Anything can be read again by its number
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,6 +81,19 @@ class Examples:
         return int(column[number - 1]) if number else 0, int(column[number])
 
 
+def _sums(values: Sequence[float]) -> dict[str, float]:
+    return {"count": len(values), "sum": math.fsum(values), "squares": math.fsum(value**2 for value in values)}
+
+
+def _spread(sums: Mapping[str, float]) -> dict[str, float]:
+    """How many values there are, their mean and their standard deviation; nothing where there are none."""
+    count = sums.get("count", 0)
+    if not count:
+        return {}
+    mean = sums["sum"] / count
+    return {"count": count, "mean": mean, "std": math.sqrt(max(0.0, sums["squares"] / count - mean**2))}
+
+
 def _from_zero(ends: NDArray[Any]) -> NDArray[np.int64]:
     return np.concatenate([[0], ends]).astype(np.int64)
 
@@ -90,6 +104,7 @@ class EncodedRecords(NamedTuple):
     size: int  # bytes of UTF-8 in their texts
     counts: Mapping[str, int]
     names: Mapping[str, int]
+    values: Mapping[str, float]  # of the numbers to predict: how many, their sum, the sum of their squares
     rows: bytes
     row_lengths: list[int]  # (records,)
     texts: list[int]  # texts of each record, (records,)
@@ -122,6 +137,7 @@ class EncodeRecords:
             size=size,
             counts=counts,
             names=Counter(name for record in records for name in record.names()),
+            values=_sums([value for record in records if (value := getattr(record, "value", None)) is not None]),
             rows=b"".join(rows),
             row_lengths=list(map(len, rows)),
             texts=[len(record.texts()) for record in records],
@@ -135,8 +151,9 @@ class ExampleWriter:
 
     def __init__(self, folder: Path, split: str, dtype: str, state: Mapping[str, Any] | None) -> None:
         types = {"rows": "u1", "row_ends": "<u8", "ids": dtype, "id_ends": "<u8", "texts": "<u8"}
-        state = state or {"counts": {}, "names": {}, "files": {}}
+        state = state or {"counts": {}, "names": {}, "values": {}, "files": {}}
         self.counts, self.names = Counter[str](state["counts"]), Counter[str](state["names"])
+        self.values = Counter[str](state["values"])
         self._columns = {
             name: Column(folder / f"{split}.{name}", each, count=state["files"].get(name, 0))
             for name, each in types.items()
@@ -152,23 +169,29 @@ class ExampleWriter:
             columns[name].append(np.cumsum(values, dtype=np.int64) + totals[name])
         self.counts.update(encoded.counts)
         self.names.update(encoded.names)
+        self.values.update(encoded.values)
 
     def state(self) -> dict[str, Any]:
         files = {name: column.count for name, column in self._columns.items()}
-        return {"counts": dict(self.counts), "names": dict(self.names), "files": files}
+        return {
+            "counts": dict(self.counts),
+            "names": dict(self.names),
+            "values": dict(self.values),
+            "files": files,
+        }
 
     def sync(self) -> None:
         for column in self._columns.values():
             column.sync()
 
     def close(self) -> dict[str, Any]:
-        """The counts, names and files of the split, as the manifest has them."""
+        """The counts, names, mean and deviation of values, and files of the split, as the manifest has them."""
         files = {
             name: {"path": column.path.name, "count": column.count, "sha256": column.close()}
             for name, column in self._columns.items()
         }
         counts = {name: self.counts[name] for name in COUNTED}
-        return {**counts, "names": dict(sorted(self.names.items())), "files": files}
+        return {**counts, "names": dict(sorted(self.names.items())), "values": _spread(self.values), "files": files}
 
     def abandon(self) -> None:
         for column in self._columns.values():

@@ -37,7 +37,7 @@ from llmcli.text.segment.base import Segmenter
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 
-FORMAT = 5
+FORMAT = 6
 _ABANDONED = 7 * 24 * 3600  # seconds after which nobody will continue
 
 _OTHER_RECORDS = "llm data list names what each data set holds, llm train --help the tasks"
