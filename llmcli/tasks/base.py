@@ -94,7 +94,7 @@ class Task(pl.LightningModule, ABC):
     needs_causal: ClassVar[bool | None] = None
     learns_from: ClassVar[str] = "windows"  # what its batches hold, as a data module's `gives` says
     monitor: str = "val_loss"  # the metric that decides which weights are best, after "val_"
-    floor: ClassVar[Literal["ngrams", "linear"] | None] = None  # what its figures stand beside (`llmcli.floor`)
+    floor: ClassVar[Literal["ngrams", "linear", "words"] | None] = None  # what its figures stand beside (`llmcli.floor`)
     asks: ClassVar[tuple[tuple[str, ...], ...]] = (("text",),)  # ways to ask `predict`: names of what it is told
     single_pass: ClassVar[bool] = False  # nothing is optimised: one batch, one validation, whatever the budget
 
