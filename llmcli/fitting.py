@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +26,17 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
         raise InputError(
             f"model={choices.get('model')} is of kind {kind!r} and cannot be trained with task={choices.get('task')}, "
             f"which takes: {', '.join(kinds)}",
-            _tasks_with("kinds", kind) or "llm train --help lists the models and tasks",
+            _only_models(choices, kinds) or _tasks_with("kinds", kind) or "llm train --help lists the models and tasks",
+        )
+    if missing := [name for name in getattr(task, "calls", ()) if not hasattr(model, name)]:
+        raise InputError(
+            f"model={choices.get('model')} has no {missing[0]}, which task={choices.get('task')} calls",
+            _models_with(task.calls),
+        )
+    if getattr(model, "never_causal", False) and getattr(task, "needs_causal", None):
+        raise InputError(
+            f"model={choices.get('model')} does not read from left to right alone, as task={choices.get('task')} needs it",
+            _tasks_with("kinds", kind, either_way=True),
         )
     _check_record(cfg, choices, task)
     # word vectors differ in what they learn from, so there the model says it; else the task does
@@ -59,9 +69,28 @@ def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> Non
     )
 
 
-def _tasks_with(attribute: str, value: str) -> str:
-    """Like "it goes with task=a or task=b": the shipped tasks that list `value`; "" where there is none."""
-    options = Catalog([configs.config_dir()]).options("task")
-    tasks = {each.name: schema.locate(str(OmegaConf.load(each.path)._target_)) for each in options}
-    fitting = [name for name, task in tasks.items() if value in getattr(task, attribute, ())]
+def _tasks_with(attribute: str, value: Any, *, either_way: bool = False) -> str:
+    """Like "it goes with task=a or task=b": the shipped tasks that list `value`; "" where there is none.
+
+    either_way: without those that need a causal model.
+    """
+    fitting = [name for name, task in _shipped("task").items() if value in getattr(task, attribute, ())]
     return f"it goes with task={' or task='.join(fitting)}" if fitting else ""
+
+
+def _only_models(choices: Mapping[str, str], kinds: Sequence[str]) -> str:
+    """Of a task with only one kind of model, which these are; "" of others, where the task is more often wrong."""
+    fitting = [name for name, model in _shipped("model").items() if [getattr(model, "kind", None)] == list(kinds)]
+    return f"task={choices.get('task')} goes with model={' or model='.join(fitting)}" if fitting else ""
+
+
+def _models_with(names: Sequence[str]) -> str:
+    """Like "it goes with model=a or model=b": the shipped models that have all these methods."""
+    fitting = [name for name, model in _shipped("model").items() if all(hasattr(model, each) for each in names)]
+    return f"it goes with model={' or model='.join(fitting)}"
+
+
+def _shipped(group: str) -> dict[str, Any]:
+    """What each shipped option of a config group builds."""
+    options = Catalog([configs.config_dir()]).options(group)
+    return {each.name: schema.locate(str(OmegaConf.load(each.path)._target_)) for each in options}
