@@ -2,14 +2,15 @@
 
 Beside language models stand counted n-grams. Beside classifiers stands a linear support vector machine over TF-IDF
 weights (Joachims 1998), untuned, as scikit-learn has both: of words and pairs of words, or of one to three characters
-where most letters belong to a script without spaces. Floors are kept with the prepared data.
+where most letters belong to a script without spaces. Beside answers in texts stand the words most like the question
+(`llmcli.span_floor`). Floors are kept with the prepared data.
 """
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Literal, cast
 
@@ -17,14 +18,15 @@ import numpy as np
 
 from llmcli import files, ui
 from llmcli.data.prepare import Prepared
-from llmcli.data.records import Record
+from llmcli.data.records import QuestionAnswer, Record
 from llmcli.errors import InputError, require
 from llmcli.models import ngram
+from llmcli.span_floor import SpanFloor
 from llmcli.text.segment.base import UNSPACED
 
-Kind = Literal["ngrams", "linear"]
+Kind = Literal["ngrams", "linear", "words"]
 ORDER = 5
-NAMES: Mapping[str | None, str] = {"ngrams": f"{ORDER}-gram", "linear": "TF-IDF + linear SVM"}
+NAMES: Mapping[str | None, str] = {"ngrams": f"{ORDER}-gram", "linear": "TF-IDF + linear SVM", "words": "bag of words"}
 MOST_TOKENS = 5_000_000  # of each split: seconds of work and a few hundred MB
 MOST_CHARACTERS = 5_000_000  # of the texts that the linear floor learns from, chosen evenly
 MOST_SCORED = 100_000  # examples of the split that it is scored on, chosen evenly
@@ -49,6 +51,8 @@ def floor_of(kind: Kind | None, prepared: Prepared, split: str, *, without: Sequ
     if name not in known:
         if kind == "ngrams":
             known[name] = _ngrams(prepared, split)
+        elif kind == "words":
+            known[name] = _words(prepared, split, without)
         else:
             try:
                 require("sklearn", extra="floor", purpose="the linear floor")
@@ -70,6 +74,14 @@ def _ngrams(prepared: Prepared, split: str) -> dict[str, float]:
         order=ORDER,
     )
     return {"loss": loss}
+
+
+def _words(prepared: Prepared, split: str, without: Sequence[int]) -> Mapping[str, float]:
+    """Exact match and F1 of the words most like the question, and of the most frequent answer."""
+    left_out = set(without)
+    scored = [record for number, record in enumerate(prepared.examples(split)) if number not in left_out]
+    floor = SpanFloor(cast(Iterable[QuestionAnswer], prepared.examples("train")))
+    return floor.figures(cast(Sequence[QuestionAnswer], scored))
 
 
 def _linear(prepared: Prepared, split: str, without: Sequence[int]) -> dict[str, float]:

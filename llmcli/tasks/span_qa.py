@@ -53,6 +53,7 @@ class SpanQA(Task):
     needs_causal = False
     learns_from = "examples"
     monitor = "val_f1"
+    floor = "words"
     asks: ClassVar = (("question", "context"),)
 
     def __init__(
