@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from llmcli import ui
+from llmcli.asked import ONE_TEXT, usage
 from llmcli.assembly import Parts, matrix_parameters
 from llmcli.callbacks.history import History
 from llmcli.data.duplicates import in_words
+from llmcli.data.records import Text
 from llmcli.floor import NAMES
 from llmcli.trainer import describe_device
 
@@ -126,7 +128,14 @@ def sum_up(parts: Parts, history: History, figures: Mapping[str, Any], *, folder
     elif hasattr(parts.task, "predict"):
         word = max(prompt.split(), key=len, default=prompt)
         asked = parts.task.example(prompt) if hasattr(parts.task, "example") else word
-        ui.note(f"  next    llm predict ckpt={folder} --text {_quoted(asked)}")
+        said = f"--text {_quoted(asked)}" if (way := _way(parts)) == ONE_TEXT else usage(way)
+        ui.note(f"  next    llm predict ckpt={folder} {said}")
+
+
+def _way(parts: Parts) -> tuple[str, ...]:
+    """The way to ask the task that takes as many texts as its examples have."""
+    texts = 1 if parts.prepared.record == Text.__name__ else len(parts.prepared.examples("val")[0].texts())
+    return next((way for way in parts.task.asks if len(way) == texts), parts.task.asks[0])
 
 
 def _quoted(text: str) -> str:
