@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +26,7 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
         raise InputError(
             f"model={choices.get('model')} is of kind {kind!r} and cannot be trained with task={choices.get('task')}, "
             f"which takes: {', '.join(kinds)}",
-            _only_models(choices, kinds) or _tasks_with("kinds", kind) or "llm train --help lists the models and tasks",
+            _only_models(choices, kinds) or _tasks_for(model) or "llm train --help lists the models and tasks",
         )
     if missing := [name for name in getattr(task, "calls", ()) if not hasattr(model, name)]:
         raise InputError(
@@ -35,8 +35,8 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
         )
     if getattr(model, "never_causal", False) and getattr(task, "needs_causal", None):
         raise InputError(
-            f"model={choices.get('model')} does not read from left to right alone, as task={choices.get('task')} needs it",
-            _tasks_with("kinds", kind, either_way=True),
+            f"model={choices.get('model')} looks both ways and cannot be trained with task={choices.get('task')}",
+            _tasks_for(model),
         )
     _check_record(cfg, choices, task)
     # word vectors differ in what they learn from, so there the model says it; else the task does
@@ -60,7 +60,10 @@ def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> Non
         kind = Text.__name__
     if kind is None or not takes or kind in takes:
         return
-    hint = _tasks_with("takes", kind) or f"no task learns from {kind} yet; llm prepare and llm data work with them"
+    hint = (
+        _tasks(lambda task: kind in getattr(task, "takes", ()))
+        or f"no task learns from {kind} yet; llm prepare and llm data work with them"
+    )
     if has_texts and Text.__name__ in takes:
         hint += f"; task={choices.get('task')} learns from its texts alone with prepare.as_text=true batch=windows"
     raise InputError(
@@ -69,12 +72,20 @@ def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> Non
     )
 
 
-def _tasks_with(attribute: str, value: Any, *, either_way: bool = False) -> str:
-    """Like "it goes with task=a or task=b": the shipped tasks that list `value`; "" where there is none.
+def _tasks_for(model: Any) -> str:
+    """Like "it goes with task=a or task=b": the shipped tasks that can train a model; "" where there is none."""
+    never_causal = getattr(model, "never_causal", False)
+    return _tasks(
+        lambda task: (
+            model.kind in getattr(task, "kinds", ())
+            and not (never_causal and getattr(task, "needs_causal", None))
+            and all(hasattr(model, name) for name in getattr(task, "calls", ()))
+        )
+    )
 
-    either_way: without those that need a causal model.
-    """
-    fitting = [name for name, task in _shipped("task").items() if value in getattr(task, attribute, ())]
+
+def _tasks(fits: Callable[[Any], bool]) -> str:
+    fitting = [name for name, task in _shipped("task").items() if fits(task)]
     return f"it goes with task={' or task='.join(fitting)}" if fitting else ""
 
 

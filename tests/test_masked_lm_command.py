@@ -67,12 +67,17 @@ def test_resumed_it_is_the_run_never_stopped(llm, small, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "message", "hint"),
     [
-        (["model=bert", "task=language_modeling"], "model=bert generates nothing and cannot be causal"),
-        (["model=bert", "task=masked_lm", "task.unit=line"], "task.unit"),
+        (
+            ["model=bert", "task=language_modeling"],
+            "model=bert looks both ways and cannot be trained with task=language_modeling",
+            "it goes with task=classification or task=masked_lm or task=multiple_choice",
+        ),
+        (["model=bert", "task=masked_lm", "task.unit=line"], "task.unit", "token"),
     ],
 )
-def test_what_does_not_go_together(llm, small, changes, message):
+def test_what_does_not_go_together(llm, small, changes, message, hint):
     refused = llm("train", *small, *changes)
-    assert refused.code == 2 and message in refused.err
+    assert refused.code == 2 and message in refused.err and hint in refused.err
+    assert "permutation_lm" not in refused.err

@@ -166,6 +166,8 @@ class EncoderOnly(Backbone):
     Raises InputError where it shall be causal.
     """
 
+    never_causal: ClassVar[bool] = True
+
     def __init__(self, *, causal: bool, name: str) -> None:
         super().__init__()
         if causal:
