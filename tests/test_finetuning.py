@@ -28,6 +28,12 @@ class Recorder(pl.Callback):
 """
 
 
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """Drawing them takes longer than these runs."""
+    monkeypatch.setattr("llmcli.results.draw", lambda *told, **named: None)
+
+
 @pytest.fixture
 def reviews(tmp_path):
     draw = random.Random(0)

@@ -17,6 +17,12 @@ STILL = [  # one step that moves nothing, so that weights can be compared
 ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """Drawing them takes longer than these runs."""
+    monkeypatch.setattr("llmcli.results.draw", lambda *told, **named: None)
+
+
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory):
     draw = random.Random(0)
