@@ -28,6 +28,12 @@ FLAGS = {
 }
 
 
+def usage(way: tuple[str, ...]) -> str:
+    """The flags that ask in this way: `--question "..." --context "..."`."""
+    flags = {name: flag for flag, name in FLAGS.items()}
+    return " ".join(f'--{flags[name]} "..."' for name in way)
+
+
 def of_flags(flags: Mapping[str, Sequence[str]], ways: Ways) -> Iterator[Asked]:
     """What the command line asks: each flag once, or as often as the most frequent; all choices are of one question.
 
@@ -107,12 +113,10 @@ def _way(given: Mapping[str, list[str]], ways: Ways, said: str) -> tuple[str, ..
                 raise InputError("a question needs two choices or more", "--choice TEXT --choice TEXT")
             return way
     close = max(ways, key=lambda way: len(given.keys() & set(way)))
-    flags = {name: flag for flag, name in FLAGS.items()}
-    usage = " ".join(f"--{flags[name]} TEXT" for name in close)
     missing = [name for name in close if name not in given]
     if given.keys() & set(close) and missing:
-        raise InputError(f"{said} alone is not enough: this run is asked with {_said(ways)}", usage)
-    raise InputError(f"{said} is not what this run is asked with: {_said(ways)}", usage)
+        raise InputError(f"{said} alone is not enough: this run is asked with {_said(ways)}", usage(close))
+    raise InputError(f"{said} is not what this run is asked with: {_said(ways)}", usage(close))
 
 
 def _fits(way: tuple[str, ...], texts: Sequence[str]) -> bool:

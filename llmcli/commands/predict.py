@@ -11,7 +11,7 @@ from typing import IO, Any
 from omegaconf import DictConfig
 
 from llmcli import runs, ui
-from llmcli.asked import FLAGS, Asked, Ways, of_flags, of_line
+from llmcli.asked import FLAGS, Asked, Ways, of_flags, of_line, usage
 from llmcli.errors import InputError
 
 AT_ONCE = 256  # texts or questions that are read before they are answered
@@ -49,14 +49,9 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         else:
             _show(answers)
     if not answered:
-        raise InputError("there is no text to predict for", f"{_usage(loaded.task.asks[0])}, or --input FILE")
+        way_out = f"llm predict {usage(loaded.task.asks[0])}, or --input FILE"
+        raise InputError("there is no text to predict for", way_out)
     return 0
-
-
-def _usage(way: Sequence[str]) -> str:
-    """How a run is asked on the command line."""
-    flags = {name: flag for flag, name in FLAGS.items()}
-    return "llm predict " + " ".join(f'--{flags[name]} "..."' for name in way)
 
 
 def _asked(texts: Mapping[str, Sequence[str]], ways: Ways) -> Iterator[Asked]:
