@@ -103,10 +103,13 @@ class Backbone(nn.Module, ABC):
 
     def parameter_depths(self) -> dict[str, int]:
         """The layer of each parameter: 0 the embedding, which is all that is made before the `blocks` (or `layers`),
-        then those, with the last of them all that is made after. Models of another build override."""
+        then those, with the last of them what is made after it; without any, all but embeddings is one layer."""
+        names = [name for name, _ in self.named_parameters()]
+        blocks = {name: re.match(r"(?:blocks|layers)\.(\d+)\.", name) for name in names}
+        if not any(blocks.values()):
+            return {name: int("embedding" not in name.partition(".")[0]) for name in names}
         found, depth = {}, 0
-        for name, _ in self.named_parameters():
-            block = re.match(r"(?:blocks|layers)\.(\d+)\.", name)
+        for name, block in blocks.items():
             depth = int(block[1]) + 1 if block else depth
             found[name] = depth
         return found

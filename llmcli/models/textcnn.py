@@ -46,10 +46,6 @@ class TextCNN(EncoderOnly):
         for name, parameter in self.filters.named_parameters():
             nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.xavier_uniform_(parameter)
 
-    def parameter_depths(self) -> dict[str, int]:
-        """Filters of all widths are one layer."""
-        return {name: int(name.startswith("filters.")) for name, _ in self.named_parameters()}
-
     def forward(
         self,
         ids: Tensor | None,

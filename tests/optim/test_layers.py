@@ -7,17 +7,33 @@ from functools import partial
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 from llmcli import config
 from llmcli.errors import InputError
 from llmcli.heads import LanguageModelHead, SequenceHead
+from llmcli.models.base import Backbone, EncoderOnly
 from llmcli.models.gpt2 import GPT2
 from llmcli.models.recurrent import Recurrent
 from llmcli.models.textcnn import TextCNN
 from llmcli.models.word2vec import Word2Vec
 from llmcli.optim.layers import decay_rates, depths, freeze, learning_layers
+from llmcli.schema import locate
 
+FACTS = {
+    "vocab_size": 40,
+    "pad_id": 0,
+    "bos_id": 2,
+    "eos_id": 3,
+    "sep_id": 5,
+    "names": ["a", "b"],
+    "name_counts": [1, 1],
+}
+OPTIONS = [path for path in sorted((config.config_dir() / "model").glob("*.yaml"))]
+CLASSES = {path.stem: locate(str(OmegaConf.load(path)._target_)) for path in OPTIONS}
+BACKBONES = [name for name, each in CLASSES.items() if issubclass(each, Backbone) and each.kind != "counts"]
+NEEDED = {name: ["task=classification"] for name, each in CLASSES.items() if issubclass(each, EncoderOnly)}
 gpt2 = partial(GPT2, vocab_size=40, max_seq_len=8, causal=True, d_model=8, n_layers=2, n_heads=2, dropout=0.0)
 
 
@@ -55,6 +71,18 @@ def test_layers_of_a_recurrent_model_and_filters_of_a_flat_one():
     filters = {f"model.filters.{i}.{kind}": 1 for i in (0, 1) for kind in ("weight", "bias")}
     heads = {"head.linear.weight": 2, "head.linear.bias": 2}
     assert by_name(task(cnn)) == {"model.input_embedding.weight": 0, **filters, **heads}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_has_an_embedding_at_the_bottom_and_layers_without_gaps(name):
+    cfg = config.with_facts(config.compose("train", [f"model={name}", *NEEDED.get(name, [])]), FACTS)
+    model = config.build(cfg.model)
+    found = model.parameter_depths()
+    assert list(found) == [each for each, _ in model.named_parameters()]
+    assert found["input_embedding.weight"] == 0
+    assert sorted(set(found.values())) == list(range(max(found.values()) + 1))
+    layers = cfg.model.get("n_layers")
+    assert layers is None or max(found.values()) == layers
 
 
 def test_a_tied_head_has_nothing_of_its_own():
