@@ -27,14 +27,38 @@ Unit = Literal["token", "word", "jieba"]
 Ids = NDArray[np.int64]
 
 
+class Marking:
+    """Windows of `llmcli.data.windows` as they are shown, and which of their tokens may be asked for.
+
+    marks: a window's first and last token give way to <cls> and <sep>. Asked for are tokens that a window scores, but
+    no special ones, <unk> among them, and no padding. Raises InputError for a tokenizer that lacks the marks.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, marks: bool) -> None:
+        if marks and (tokenizer.cls_id is None or tokenizer.sep_id is None):
+            raise InputError("task.marks is on, but this tokenizer has no <cls> and <sep>", "task.marks=false")
+        self.marks, self.cls_id, self.sep_id = marks, tokenizer.cls_id, tokenizer.sep_id
+        self.special = special_ids(tokenizer)
+
+    def __call__(self, batch: Batch) -> tuple[Ids, NDArray[np.bool_]]:
+        """ids (B, T), and whether each may be asked for (B, T)."""
+        ids = batch["ids"].numpy().copy()
+        real = batch["mask"].numpy() if "mask" in batch else np.ones(ids.shape, bool)
+        scored = batch["labels"].numpy() != IGNORED  # of the tokens one further on
+        candidates = np.concatenate((scored[:, :1], scored[:, :-1]), 1) & real
+        if self.marks:
+            ids[:, 0] = self.cls_id
+            ids[np.arange(len(ids)), real.sum(1) - 1] = self.sep_id
+        return ids, candidates & ~self.special[ids]
+
+
 class Masking:
     """Hides `rate` of the tokens of each window, to the nearest number and at least one.
 
     A hidden token is shown as <mask>, but in a share `random` of cases as any token, and in a share `kept` as itself,
     so that the model learns something of tokens that are not hidden. unit: what is hidden as a whole: single tokens,
     the tokens of a "word" by English rules (a character, in a script without spaces), or Chinese words as "jieba" cuts
-    them (Cui et al. 2021). marks: a window's first and last token give way to <cls> and <sep>. Special tokens, <unk>
-    among them, and padding are never hidden.
+    them (Cui et al. 2021). marks, and what is never hidden: as `Marking` has it.
 
     Raises InputError for shares that cannot be, and a tokenizer that lacks a special token.
     """
@@ -50,18 +74,16 @@ class Masking:
             raise InputError(f"task.unit ({unit}) must be one of {', '.join(get_args(Unit))}")
         if tokenizer.mask_id is None:
             raise InputError("hiding tokens needs a tokenizer with a <mask> token, which this one lacks")
-        if marks and (tokenizer.cls_id is None or tokenizer.sep_id is None):
-            raise InputError("task.marks is on, but this tokenizer has no <cls> and <sep>", "task.marks=false")
-        self.rate, self.random, self.kept, self.marks = rate, random, kept, marks
-        self.mask_id, self.cls_id, self.sep_id = tokenizer.mask_id, tokenizer.cls_id, tokenizer.sep_id
+        self.rate, self.random, self.kept, self.mask_id = rate, random, kept, tokenizer.mask_id
+        self.marking = Marking(tokenizer, marks=marks)
         self._segmenter: Segmenter | None = None
         if unit != "token" and not tokenizer.whole_words:
             jieba = unit == "jieba"
             self._segmenter = ChineseWords(hmm=True, user_words=()) if jieba else EnglishWords(contractions="whole")
-        self._special = special_ids(tokenizer)
-        self._plain = np.flatnonzero(~self._special)
+        special = self.marking.special
+        self._plain = np.flatnonzero(~special)
         # a special token stands between words
-        texts = [" " if special else text for text, special in zip(texts_of(tokenizer), self._special, strict=True)]
+        texts = [" " if alone else text for text, alone in zip(texts_of(tokenizer), special, strict=True)]
         self._texts = np.array(texts, object)
         self._sizes = np.array(list(map(len, texts)), np.int64)
         self._blanks = np.array([len(text) - len(text.lstrip()) for text in texts], np.int64)
@@ -70,14 +92,7 @@ class Masking:
         """Windows of `llmcli.data.windows` -> ids (B, T) with some hidden; places (N,) of those in the flattened ids,
         and targets (N,), what stood there; n_tokens is N, n_ids the tokens without padding; mask and index as they are.
         """
-        ids = batch["ids"].numpy().copy()
-        real = batch["mask"].numpy() if "mask" in batch else np.ones(ids.shape, bool)
-        scored = batch["labels"].numpy() != IGNORED  # of the tokens one further on
-        candidates = np.concatenate((scored[:, :1], scored[:, :-1]), 1) & real
-        if self.marks:
-            ids[:, 0] = self.cls_id
-            ids[np.arange(len(ids)), real.sum(1) - 1] = self.sep_id
-        candidates &= ~self._special[ids]
+        ids, candidates = self.marking(batch)
         shown = ids.copy()
         places = []
         for row, (tokens, may) in enumerate(zip(ids, candidates, strict=True)):
@@ -91,7 +106,7 @@ class Masking:
             "places": torch.from_numpy(hidden),
             "targets": torch.from_numpy(ids.ravel()[hidden]),
             "n_tokens": len(hidden),
-            "n_ids": int(real.sum()),
+            "n_ids": int(batch["mask"].sum()) if "mask" in batch else ids.size,
             "index": batch["index"],
         }
         return {**found, "mask": batch["mask"]} if "mask" in batch else found

@@ -92,6 +92,7 @@ class Task(pl.LightningModule, ABC):
     takes: ClassVar[tuple[str, ...]]
     kinds: ClassVar[tuple[str, ...]]
     needs_causal: ClassVar[bool | None] = None
+    calls: ClassVar[tuple[str, ...]] = ()  # methods of the model that it calls, which not every backbone has
     learns_from: ClassVar[str] = "windows"  # what its batches hold, as a data module's `gives` says
     monitor: str = "val_loss"  # the metric that decides which weights are best, after "val_"
     floor: ClassVar[Literal["ngrams", "linear", "words"] | None] = None  # what its figures stand beside (`llmcli.floor`)

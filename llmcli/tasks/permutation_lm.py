@@ -1,0 +1,85 @@
+"""Permutation language modelling (Yang et al. 2019, XLNet): tokens are predicted one after another in a random order,
+each from the known ones and those predicted before it, wherever they stand.
+
+Shapes: B batch, T time, D model width, V vocabulary, M targets of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from llmcli.data.permutation import Permutation
+from llmcli.errors import InputError
+from llmcli.heads import LanguageModelHead
+from llmcli.metrics.base import Metric
+from llmcli.metrics.text import Accuracy, Loss, Perplexity
+from llmcli.models.base import Backbone
+from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tokenizers.base import Tokenizer
+
+
+class TwoStreams(Protocol):
+    """What the task needs of a model beside a backbone."""
+
+    def two_streams(self, ids: Tensor, order: Tensor, targets: Tensor, mask: Tensor | None = None) -> Tensor:
+        """ids and order (B, T), places of targets (B, M) -> hidden states (B, M, D) that know all tokens of lower
+        order than their own, 0 being known to all, and their own place, but not the token there.
+        """
+
+
+class PermutationLM(Task):
+    """Learns P(token | tokens before it in a random order) from windows of running text.
+
+    k, longest_span and marks say which tokens are predicted (`data.permutation.Permutation`): the last 1 / k of the
+    order, since with little to go by its beginning teaches little.
+    """
+
+    takes = ("Text",)
+    kinds = ("attention",)
+    calls = ("two_streams",)
+    needs_causal = False
+
+    def __init__(
+        self,
+        *,
+        model: Backbone,
+        optimizer: Callable[[nn.Module], Optimizer] | None = None,
+        schedule: Callable[[float, int], float] | None = None,
+        causal: bool,
+        k: int,
+        longest_span: int,
+        marks: bool,
+    ) -> None:
+        super().__init__(optimizer=optimizer, schedule=schedule)
+        if causal or model.causal:
+            raise InputError("task=permutation_lm reads in both directions and needs task.causal=false")
+        self.model = model
+        self.head = LanguageModelHead.for_backbone(model, label_smoothing=0.0)
+        self.k, self.longest_span, self.marks = k, longest_span, marks
+        self.max_seq_len = model.max_seq_len
+
+    @property
+    def width(self) -> int:
+        return self.model.d_model
+
+    def encoder(self, tokenizer: Tokenizer) -> Permutation:
+        return Permutation(tokenizer, k=self.k, longest_span=self.longest_span, marks=self.marks)
+
+    def hidden(self, ids: Tensor, order: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
+        """The query stream at places (B, M) -> (B, M, D)."""
+        return cast(TwoStreams, self.model).two_streams(ids, order, places, mask)
+
+    def _step(self, batch: Batch, stage: Stage) -> StepResult:
+        hidden = self.hidden(batch["ids"], batch["order"], batch["places"], batch.get("mask"))
+        n, tokens = batch["n_tokens"], batch["n_ids"]
+        if stage == "train":
+            return StepResult(loss=self.head(hidden, batch["targets"]), n=n, tokens=tokens)
+        loss, correct = self.head.loss_and_correct(hidden, batch["targets"])
+        return StepResult(loss=loss, n=n, tokens=tokens, sums={"correct": correct})
+
+    def metrics(self) -> Sequence[Metric]:
+        return Loss(), Perplexity(), Accuracy()
