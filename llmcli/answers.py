@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from llmcli import files
 from llmcli.data.examples import Examples
-from llmcli.errors import InputError
+from llmcli.errors import InputError, LLMError
 from llmcli.metrics.bootstrap import SHARE, Contributions, differences, figures_of, intervals
 from llmcli.metrics.calibration import CalibrationError
 from llmcli.report.predictions import Predictions
@@ -56,7 +57,8 @@ class Answers:
         if self._predictions is not None and isinstance(self.task, ScoresExamples):
             numbers = batch["numbers"].tolist()
             records = [self.examples[number] for number in numbers]
-            self._predictions.add(numbers, self.task.outcomes(records, result))
+            with _written(self.folder):
+                self._predictions.add(numbers, self.task.outcomes(records, result))
 
     def intervals(self, resamples: int) -> dict[str, tuple[float, float]]:
         """Bounds of every figure that the examples make, by its name; empty for a task that does not say which do."""
@@ -88,8 +90,6 @@ class Answers:
         """
         if self.folder is None or self._predictions is None:
             return {}
-        files.write_json(self.folder / ABOUT, {**about, "figures": dict(figures)})
-        self._predictions.write(self.folder / PREDICTIONS)
         headers, rows = figure_rows(figures)
         evaluated = Evaluated(
             subtitle=subtitle,
@@ -102,7 +102,10 @@ class Answers:
             hardest=self._predictions.hardest(),
             right=self._predictions.right(),
         )
-        files.write_atomic(self.folder / REPORT, report(evaluated).encode())
+        with _written(self.folder):
+            files.write_json(self.folder / ABOUT, {**about, "figures": dict(figures)})
+            self._predictions.write(self.folder / PREDICTIONS)
+            files.write_atomic(self.folder / REPORT, report(evaluated).encode())
         return {"predictions": str(self.folder / PREDICTIONS), "report": str(self.folder / REPORT)}
 
     def _bins(self) -> list[tuple[int, float, float]]:
@@ -121,18 +124,21 @@ def _all_but(numbers: Sequence[int], n: int) -> Tensor:
 
 
 def figure_rows(figures: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Headers, and a row for each figure: its interval, its floor, and how far it is from the baseline's."""
+    """Headers, and a row for each figure: its interval, what it is without leaks, its floor, its baseline."""
     bounds, apart = figures.get("intervals", {}), figures.get("baseline", {}).get("differences", {})
+    leaks = figures.get("without_leaks", {})
     floors = {name.removeprefix("floor_") for name in figures if name.startswith("floor_")}
     names = [name for name, value in figures.items() if isinstance(value, float) and not name.startswith("floor_")]
     headers = ["figure", "value"]
     headers += ["from", "to"] if bounds else []
+    headers += ["without leaks"] if leaks else []
     headers += ["floor"] if floors else []
     headers += ["less the baseline's", "from", "to", "p"] if apart else []
     rows = []
     for name in names:
         row = [name, figures[name]]
         row += bounds.get(name, (None, None)) if bounds else ()
+        row += [leaks.get(name)] if leaks else []
         row += [figures.get(f"floor_{name}")] if floors else []
         row += apart.get(name, dict.fromkeys(("measured", "low", "high", "p"))).values() if apart else ()
         rows.append(row)
@@ -162,6 +168,18 @@ def open_folder(folder: Path, *, about: Mapping[str, Any]) -> Path:
             "out=FOLDER puts them elsewhere, out=none writes neither",
         ) from err
     return folder
+
+
+@contextmanager
+def _written(folder: Path | None) -> Iterator[None]:
+    """Raises LLMError where what is written does not fit."""
+    try:
+        yield
+    except OSError as err:
+        raise LLMError(
+            f"cannot write predictions and report to {folder}: {err.strerror}",
+            "free some space, or score without them: out=none",
+        ) from err
 
 
 def _whole(name: str, value: float) -> float:

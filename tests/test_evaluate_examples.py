@@ -278,6 +278,19 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_scored(ll
     assert "out=none writes neither" in refused.err
 
 
+def test_a_full_disk_costs_nothing_that_was_there(llm, run, monkeypatch):
+    before = Path(evaluate(llm, run, "out=here")["predictions"]).read_bytes()
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("llmcli.files.os.fsync", full)
+    failed = llm("eval", f"ckpt={run}", "out=here")
+    assert failed.code == 1 and "cannot write predictions and report to here: No space left on device" in failed.err
+    assert "out=none" in failed.err and Path("here/predictions.jsonl").read_bytes() == before
+    assert len(list(Path("here").iterdir())) == 3
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

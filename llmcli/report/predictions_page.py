@@ -17,7 +17,7 @@ MOST_CLASSES = 30  # of a confusion matrix that can be read; of more the most co
 PAIRS = 40
 _LONGEST = 1200  # characters of a text that are shown
 _BEFORE = 300  # of them before the first span, where there are spans
-_SHOWN = ("text", "texts", "spans", "true", "predicted", "right", "loss", "probability")
+_SHOWN = ("text", "texts", "tokens", "spans", "true", "predicted", "right", "loss", "probability")
 _HEATS = 10  # shades of the cells of a confusion matrix
 
 _STYLE = """
