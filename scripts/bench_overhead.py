@@ -1,10 +1,11 @@
-"""What llm costs on top of Python and PyTorch: python scripts/bench_overhead.py [start] [small] [throughput]
+"""What llm costs on top of Python and PyTorch: python scripts/bench_overhead.py [start] [small] [textcnn] ...
 
 start: seconds until `llm --help` has answered and until `llm train` begins its first step, beside importing torch and
-Lightning alone. small (a step of about 1 ms) and throughput (6 layers, 384 wide, context 256, batch 16): time per
-optimizer step of `llm train` with its metrics, against a plain PyTorch loop over the same batches with the same model,
-optimizer, clipping and precision. Both run in one process in turns (A B A B ...), so that a busy machine slows both;
-where it is very busy, --clock cpu --threads 1 counts the time of this process alone.
+Lightning alone. small (a step of about 1 ms), throughput (6 layers, 384 wide, context 256, batch 16), textcnn and lstm
+(classifiers as their YAML has them, of the examples that --data names): time per optimizer step of `llm train` with
+its metrics, against a plain PyTorch loop over the same batches with the same model, optimizer, clipping and precision.
+Both run in one process in turns (A B A B ...), so that a busy machine slows both; where it is very busy, --clock cpu
+--threads 1 counts the time of this process alone.
 """
 
 from __future__ import annotations
@@ -24,9 +25,6 @@ from pathlib import Path
 HELP_TARGET = 0.15  # seconds
 STEP_TARGET = 0.01  # of the step at the throughput shape
 COMMON = [
-    "data=python_docs",
-    "tokenizer=byte",
-    "model=transformer",
     "trainer.accelerator=cpu",
     "trainer.compile=false",
     "trainer.val_every=1000000",
@@ -34,8 +32,10 @@ COMMON = [
     "callbacks.samples=null",
     "callbacks.checkpoints.every=1d",
 ]
+RUNNING_TEXT = ["data=python_docs", "tokenizer=byte", "model=transformer"]
 SHAPES = {
     "small": [
+        *RUNNING_TEXT,
         "model.d_model=32",
         "model.n_layers=1",
         "model.n_heads=2",
@@ -44,8 +44,20 @@ SHAPES = {
         "batch.seq_len=32",
         "optimizer=adamw",
     ],
-    "throughput": ["model.d_model=384", "model.n_layers=6", "model.n_heads=6", "batch.size=16", "batch.seq_len=256"],
+    "throughput": [
+        *RUNNING_TEXT,
+        "model.d_model=384",
+        "model.n_layers=6",
+        "model.n_heads=6",
+        "batch.size=16",
+        "batch.seq_len=256",
+    ],
+    "textcnn": ["model=textcnn", "batch.size=50", "optimizer=adam"],
+    "lstm": ["model=lstm", "batch.size=50", "optimizer=adam"],
 }
+CLASSIFIERS = ("textcnn", "lstm")
+STEPS = {"small": 300, "throughput": 15, "textcnn": 60, "lstm": 30}  # of a block
+TARGETS = {"throughput": STEP_TARGET, **dict.fromkeys(CLASSIFIERS, 0.05)}
 WARM_UP = 5  # steps of each block that are not timed
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -100,7 +112,7 @@ def start_up(times: int) -> dict[str, float]:
 # -- steps ---------------------------------------------------------------------------------------------------------
 
 
-def step_times(shape: str, *, threads: int, rounds: int, steps: int, clock: Clock) -> dict[str, float]:
+def step_times(shape: str, *, threads: int, rounds: int, steps: int, clock: Clock, data: list[str]) -> dict[str, float]:
     """Milliseconds a step: the median over blocks of the mean step, for the plain loop and for llm train."""
     import torch
 
@@ -109,7 +121,8 @@ def step_times(shape: str, *, threads: int, rounds: int, steps: int, clock: Cloc
 
     torch.set_num_threads(threads)
     quiet_lightning()
-    cfg = config.capture("train", [*COMMON, *SHAPES[shape], f"trainer.max_steps={steps}"])
+    named = data if shape in CLASSIFIERS else []
+    cfg = config.capture("train", [*COMMON, *named, *SHAPES[shape], f"trainer.max_steps={steps}"])
     assert cfg is not None
     parts = assembly.build(cfg, config.launch().choices)
     parts.task.progress = lambda step: parts.budget.progress(step, 0.0)
@@ -126,6 +139,7 @@ def step_times(shape: str, *, threads: int, rounds: int, steps: int, clock: Cloc
 def plain_block(parts, steps: int, clock: Clock) -> float:
     """The loop that a careful user would write."""
     import torch
+    import torch.nn.functional as F
 
     task, settings = parts.task, parts.settings
     optimizer = task._optimizer(task)
@@ -141,7 +155,11 @@ def plain_block(parts, steps: int, clock: Clock) -> float:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * task._schedule(number / steps, number)
         with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
-            loss = task.head(task.model(batch["ids"]), batch["labels"]) / batch["n_tokens"]
+            hidden = task.model(batch["ids"], mask=batch.get("mask"))
+            if "numbers" in batch:  # examples
+                loss = F.cross_entropy(task.head(hidden, batch.get("mask")).float(), batch["labels"])
+            else:
+                loss = task.head(hidden, batch["labels"]) / batch["n_tokens"]
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(task.parameters(), settings.clip_norm)
@@ -181,7 +199,8 @@ def main() -> None:
     parser.add_argument("what", nargs="*", choices=["start", *SHAPES], default=["start", "small"])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, help="of a block; default 300 small, 15 at the throughput shape")
+    parser.add_argument("--steps", type=int, help=f"of a block; by default {STEPS}")
+    parser.add_argument("--data", nargs="+", default=["data=python_topics"], help="of the classifiers")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -196,11 +215,10 @@ def main() -> None:
         print(f"{'  import torch, pytorch_lightning':34}{times['imports']:8.2f}")
         print(f"{'  llm train to its first step':34}{times['first_step']:8.2f}")
     for shape in (each for each in SHAPES if each in given.what):
-        steps = given.steps or (300 if shape == "small" else 15)
-        clock = CLOCKS[given.clock]
-        found = [step_times(shape, threads=n, rounds=given.rounds, steps=steps, clock=clock) for n in given.threads]
+        how = {"rounds": given.rounds, "steps": given.steps or STEPS[shape], "clock": CLOCKS[given.clock]}
+        found = [step_times(shape, threads=n, data=given.data, **how) for n in given.threads]
         report[shape] = found
-        target = f"   target {STEP_TARGET:.0%}" if shape == "throughput" else ""
+        target = f"   target {TARGETS[shape]:.0%}" if shape in TARGETS else ""
         print(f"{shape + ' step':18}{'threads':>8}{'plain ms':>12}{'llm ms':>12}{'more ms':>10}{'more':>8}")
         for row in found:
             figures = f"{row['plain_ms']:12.3f}{row['llm_ms']:12.3f}{row['overhead_ms']:10.3f}{row['overhead']:8.1%}"

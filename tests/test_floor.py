@@ -139,7 +139,9 @@ def test_a_run_is_shown_beside_it(llm, tmp_path):
     figures = json.loads((run / "metrics.json").read_text())
     beside = f"accuracy {figures['floor_accuracy']:.3f}   f1 {figures['floor_f1']:.3f}"
     assert f"(TF-IDF + linear SVM: {beside})" in trained.err
-    scored = json.loads(llm("eval", f"ckpt={run}", "--json").out)
+    result = llm("eval", f"ckpt={run}", "--json")
+    assert result.code == 0, result.err
+    scored = json.loads(result.out)
     assert (scored["floor_accuracy"], scored["floor_f1"]) == (figures["floor_accuracy"], figures["floor_f1"])
     of_itself = json.loads(llm("eval", f"ckpt={run}", "split=train", "--json").out)
     assert "floor_f1" not in of_itself
