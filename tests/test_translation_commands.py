@@ -1,0 +1,113 @@
+"""Texts to other texts through the commands: learned, scored, written, and the mistakes on the way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+TOY = [
+    "data=reverse_copy", "data.train=2000", "data.val=60", "data.test=0", "data.letters=6", "data.shortest=2",
+    "data.longest=4", "model=seq2seq_transformer", "model.d_model=32", "model.n_encoder_layers=1",
+    "model.n_decoder_layers=1", "model.n_heads=2", "model.dropout=0", "task.label_smoothing=0", "batch.size=64",
+    "batch.seq_len=16", "optimizer.embedding_lr=0.01", "trainer.accelerator=cpu",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory, cache):
+    """A run that has learned to turn texts of two to four letters round."""
+    from llmcli import cli
+
+    folder = tmp_path_factory.mktemp("toy") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LLM_CACHE", str(cache))
+        patch.setenv("LLM_RUN_DIR", "")
+        assert (
+            cli.main(["train", *TOY, "trainer.max_steps=150", "trainer.val_every=150", f"hydra.run.dir={folder}"]) == 0
+        )
+    return folder
+
+
+def test_a_toy_is_learned_and_scored(llm, toy):
+    scored = json.loads(llm("eval", f"ckpt={toy}", "--json").out)
+    assert scored["exact"] > 0.9 and scored["chrf"] > 90 and scored["loss"] < 0.3
+    assert scored["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
+    rows = [json.loads(line) for line in Path(scored["decoded"]).read_text("utf-8").splitlines()]
+    assert len(rows) == 60
+    right = [row["text"] == row["reference"] == row["source"][::-1] for row in rows]
+    assert sum(right) / 60 == pytest.approx(scored["exact"])
+    greedy = json.loads(llm("eval", f"ckpt={toy}", "decoding=greedy", "out=none", "--json").out)
+    assert greedy["exact"] > 0.9 and "decoded" not in greedy
+    short = json.loads(llm("eval", f"ckpt={toy}", "max_new_tokens=1", "out=none", "--json").out)
+    assert short["exact"] == 0 and short["length_ratio"] == 1
+
+
+def test_every_line_is_turned_into_its_text(llm, toy, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("abcd\nfe\nbad\n", encoding="utf-8")
+    written = llm("generate", f"ckpt={toy}", "--prompt-file", str(lines))
+    assert written.out == "dcba\nef\ndab\n" and written.code == 0
+    found = json.loads(
+        llm("generate", f"ckpt={toy}", "--prompt", "abcd", "decoding=beam", "decoding.n_best=2", "--json").out
+    )
+    [result] = found["results"]
+    assert result["text"] == "dcba" and result["finish_reason"] == "end"
+    assert [set(each) for each in result["n_best"]] == [{"text", "ids", "logprobs", "finish_reason", "score"}] * 2
+    assert result["n_best"][0]["score"] > result["n_best"][1]["score"]
+    assert llm("generate", f"ckpt={toy}", "--prompt", "fed", "decoding=greedy").out == "def\n"
+
+
+def test_other_pairs_can_be_scored(llm, toy, tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("source\ttarget\nabc\tcba\nfa\tno\n", encoding="utf-8")
+    scored = json.loads(llm("eval", f"ckpt={toy}", "data=text_pairs", f"data.path={path}", "--json").out)
+    assert scored["exact"] == 0.5 and scored["split"] == "all"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["--prompt", ""], "source 0 is empty", ""),
+        (["--prompt", "abcdefabcdefabcdef"], "source 0 has 18 tokens; the model reads 15", "batch.seq_len"),
+        (["--prompt", "ab", "decoding=beam", "decoding.beams=50"], "decoding.beams (50) is above the 22 ids", ""),
+        (
+            ["--prompt", "ab", "decoding=beam", "num_samples=2"],
+            "num_samples (2) is for texts drawn",
+            "decoding.n_best=2",
+        ),
+        (["--prompt", "xyz"], "the vocabulary lacks", "unknown=replace"),
+    ],
+)
+def test_what_cannot_be_written(llm, toy, arguments, message, hint):
+    refused = llm("generate", f"ckpt={toy}", *arguments)
+    assert refused.code == 2 and message in refused.err and hint in refused.err
+
+
+def test_data_of_pairs_says_which_model(llm, tmp_path):
+    path = tmp_path / "pairs.tsv"
+    path.write_text("source\ttarget\nabc\tcba\n", encoding="utf-8")
+    refused = llm("train", "data=text_pairs", f"data.path={path}")
+    assert refused.code == 2 and "task=sequence_to_sequence goes with model=seq2seq_" in refused.err
+
+
+def test_resumed_it_ends_with_the_same_figures(llm, tmp_path):
+    options = [*TOY, "--json", "model.dropout=0.2", "trainer.max_steps=16", "schedule=constant", "schedule.warmup=0"]
+    expected = json.loads(llm("train", *options, f"hydra.run.dir={tmp_path / 'whole'}").out)
+    cut = tmp_path / "cut"
+    assert llm("train", *options, "trainer.max_steps=7", "trainer.val_every=3", f"hydra.run.dir={cut}").code == 0
+    found = json.loads(llm("train", f"resume={cut}", "trainer.max_steps=16", "--json").out)
+    assert found["val_loss"] == pytest.approx(expected["val_loss"], abs=1e-6)
+
+
+def test_a_run_that_generates_nothing_says_what_it_can(llm, tmp_path):
+    path, run = tmp_path / "labels.csv", tmp_path / "run"
+    path.write_text(
+        "text,label\n" + "".join(f"day {n} was fine,good\nday {n} was dull,bad\n" for n in range(20)), encoding="utf-8"
+    )
+    options = ["data=labeled_text", f"data.path={path}", "data.val_fraction=0.3", "model=dan", "trainer.max_steps=2"]
+    assert llm("train", *options, "trainer.accelerator=cpu", f"hydra.run.dir={run}").code == 0
+    refused = llm("generate", f"ckpt={run}", "--prompt", "a")
+    assert refused.code == 2 and "is a Classification run, which does not generate text" in refused.err
+    assert f"llm predict ckpt={run}" in refused.err
