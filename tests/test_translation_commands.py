@@ -41,7 +41,7 @@ def test_a_toy_is_learned_and_scored(llm, toy):
     greedy = json.loads(llm("eval", f"ckpt={toy}", "decoding=greedy", "out=none", "--json").out)
     assert greedy["exact"] > 0.9 and "decoded" not in greedy
     short = json.loads(llm("eval", f"ckpt={toy}", "max_new_tokens=1", "out=none", "--json").out)
-    assert short["exact"] == 0 and short["length_ratio"] == 1
+    assert short["exact"] == 0 and short["length_ratio"] <= 1
 
 
 def test_every_line_is_turned_into_its_text(llm, toy, tmp_path):
