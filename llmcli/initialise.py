@@ -64,23 +64,23 @@ def adopt(
     or that an experiment sets, are laid over the run's. The model reads in the direction in which it was trained unless
     `model.causal` was typed, whatever the task usually wants. Raises InputError for another tokenizer than the run's.
     """
-    config, taken = origin.loaded.config, dict(choices)
+    config, named = origin.loaded.config, dict(choices)
     typed = {each.lstrip("+~").partition("=")[0] for each in overrides}
     _check_tokenizer(cfg, choices, origin, typed)
     cfg = cfg.copy()
     with open_dict(cfg):
         cfg.tokenizer = config["tokenizer"]
-        taken["tokenizer"] = origin.choices.get("tokenizer", "?")
+        named["tokenizer"] = origin.choices.get("tokenizer", "?")
         if _same_model(choices, origin, typed):
-            said = _said(cfg, choices, typed)
-            cfg.model = {**config["model"], **said}
-            taken["model"] = origin.choices.get("model", "?")
-            if not cfg.model.get("causal", True) and schema.locate(str(cfg.task._target_)).needs_causal:
+            cfg.model = {**config["model"], **_said(cfg, choices, typed)}
+            named["model"] = origin.choices.get("model", "?")
+            forward = getattr(schema.locate(str(cfg.task._target_)), "needs_causal", None)
+            if forward and not cfg.model.get("causal", True):
                 raise InputError(
                     f"init={origin}: its model reads both ways, and task={choices.get('task')} predicts the next token",
                     "model.causal=true, where the model can; or a run that read forward",
                 )
-    return cfg, taken
+    return cfg, named
 
 
 def _check_tokenizer(cfg: DictConfig, choices: Mapping[str, str], origin: Origin, typed: set[str]) -> None:

@@ -39,19 +39,13 @@ def made(tmp_path_factory, cache, small, reviews):
     from llmcli import cli
 
     folder, text = tmp_path_factory.mktemp("origins"), [each for each in small if not each.startswith("callbacks")]
+    small_gpt2 = ["model=gpt2", "model.d_model=16", "model.n_heads=2", "model.n_layers=1"]
     recipes = {
         "gpt2": [*text, "model=gpt2", "model.n_heads=2", "trainer.max_steps=2"],
         "lstm": [*text, "model=lstm", "model.d_hidden=16", "tokenizer=char", "trainer.max_steps=2"],
         "ngram": [*text[:3], "tokenizer=byte", "model=ngram", "batch.seq_len=16"],
         "words": [*text[:3], "model=word2vec", "model.d_model=16", "trainer.max_epochs=1", "batch.seq_len=16"],
-        "classes": [
-            *reviews,
-            "model=gpt2",
-            "model.d_model=16",
-            "model.n_heads=2",
-            "model.n_layers=1",
-            "tokenizer=byte",
-        ],
+        "classes": [*reviews, *small_gpt2, "tokenizer=byte", "trainer.max_steps=2"],
     }
 
     def make(name: str) -> Path:
@@ -60,8 +54,7 @@ def made(tmp_path_factory, cache, small, reviews):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("LLM_CACHE", str(cache))
                 patch.setenv("LLM_RUN_DIR", "")
-                steps = ["trainer.max_steps=2"] if name == "classes" else []
-                told = [*recipes[name], *steps, "trainer.accelerator=cpu", f"hydra.run.dir={run}"]
+                told = [*recipes[name], "trainer.accelerator=cpu", f"hydra.run.dir={run}"]
                 assert cli.main(["train", *told]) == 0
         return run
 
@@ -171,6 +164,11 @@ def test_word_vectors_become_the_input_embedding(llm, made, reviews):
         ("gpt2", ["tokenizer=byte", "model=textcnn"], "none of its weights fits TextCNN"),
         ("gpt2", ["batch.seq_len=32"], "batch.seq_len (32) is above model.max_seq_len (16)"),
         ("gpt2", ["model.qk_norm=true"], 'there is no config key "model.qk_norm"'),
+        (
+            "turned",
+            ["task=language_modeling"],
+            "its model reads both ways, and task=language_modeling predicts the next",
+        ),
         ("ngram", [], "(ngram, counting) was counted, not trained"),
         ("words", ["model=textcnn"], "the vectors of"),
         ("gpt2", ["resume=run"], "resume continues a run as it was: init cannot change"),
