@@ -3,7 +3,8 @@
 Beside language models stand counted n-grams. Beside classifiers stands a linear support vector machine over TF-IDF
 weights (Joachims 1998), untuned, as scikit-learn has both: of words and pairs of words, or of one to three characters
 where most letters belong to a script without spaces. Beside answers in texts stand the words most like the question
-(`llmcli.span_floor`). Floors are kept with the prepared data.
+(`llmcli.span_floor`), beside tags the most frequent one of each word (`llmcli.tag_floor`). Floors are kept with the
+prepared data.
 """
 
 from __future__ import annotations
@@ -18,15 +19,21 @@ import numpy as np
 
 from llmcli import files, ui
 from llmcli.data.prepare import Prepared
-from llmcli.data.records import QuestionAnswer, Record
+from llmcli.data.records import QuestionAnswer, Record, TaggedTokens
 from llmcli.errors import InputError, require
 from llmcli.models import ngram
 from llmcli.span_floor import SpanFloor
+from llmcli.tag_floor import TagFloor
 from llmcli.text.segment.base import UNSPACED
 
-Kind = Literal["ngrams", "linear", "words"]
+Kind = Literal["ngrams", "linear", "words", "tags"]
 ORDER = 5
-NAMES: Mapping[str | None, str] = {"ngrams": f"{ORDER}-gram", "linear": "TF-IDF + linear SVM", "words": "bag of words"}
+NAMES: Mapping[str | None, str] = {
+    "ngrams": f"{ORDER}-gram",
+    "linear": "TF-IDF + linear SVM",
+    "words": "bag of words",
+    "tags": "most frequent tag of each word",
+}
 MOST_TOKENS = 5_000_000  # of each split: seconds of work and a few hundred MB
 MOST_CHARACTERS = 5_000_000  # of the texts that the linear floor learns from, chosen evenly
 MOST_SCORED = 100_000  # examples of the split that it is scored on, chosen evenly
@@ -53,6 +60,8 @@ def floor_of(kind: Kind | None, prepared: Prepared, split: str, *, without: Sequ
             known[name] = _ngrams(prepared, split)
         elif kind == "words":
             known[name] = _words(prepared, split, without)
+        elif kind == "tags":
+            known[name] = _tags(prepared, split, without)
         else:
             try:
                 require("sklearn", extra="floor", purpose="the linear floor")
@@ -82,6 +91,14 @@ def _words(prepared: Prepared, split: str, without: Sequence[int]) -> Mapping[st
     scored = [record for number, record in enumerate(prepared.examples(split)) if number not in left_out]
     floor = SpanFloor(cast(Iterable[QuestionAnswer], prepared.examples("train")))
     return floor.figures(cast(Sequence[QuestionAnswer], scored))
+
+
+def _tags(prepared: Prepared, split: str, without: Sequence[int]) -> Mapping[str, float]:
+    """Accuracy, and the figures of entities or of tags, of the most frequent tag of each word."""
+    left_out = set(without)
+    floor = TagFloor(cast(Iterable[TaggedTokens], prepared.examples("train")))
+    scored = (record for number, record in enumerate(prepared.examples(split)) if number not in left_out)
+    return floor.figures(cast(Iterable[TaggedTokens], scored))
 
 
 def _linear(prepared: Prepared, split: str, without: Sequence[int]) -> dict[str, float]:

@@ -95,7 +95,8 @@ class Task(pl.LightningModule, ABC):
     calls: ClassVar[tuple[str, ...]] = ()  # methods of the model that it calls, which not every backbone has
     learns_from: ClassVar[str] = "windows"  # what its batches hold, as a data module's `gives` says
     monitor: str = "val_loss"  # the metric that decides which weights are best, after "val_"
-    floor: ClassVar[Literal["ngrams", "linear", "words"] | None] = None  # what its figures stand beside (`llmcli.floor`)
+    # what its figures stand beside (`llmcli.floor`)
+    floor: ClassVar[Literal["ngrams", "linear", "words", "tags"] | None] = None
     asks: ClassVar[tuple[tuple[str, ...], ...]] = (("text",),)  # ways to ask `predict`: names of what it is told
     single_pass: ClassVar[bool] = False  # nothing is optimised: one batch, one validation, whatever the budget
 

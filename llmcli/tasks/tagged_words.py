@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, get_args
 
@@ -85,15 +86,46 @@ def word_spans(text: str, how: Words, tokenizer: Tokenizer) -> list[tuple[int, i
         return [(place, place + 1) for place in range(len(text))]
     if how == "whitespace":
         return Whitespace().spans(text)
-    given = isinstance(tokenizer, WordTokenizer)
     if how == "auto" and isinstance(tokenizer, WordTokenizer):
         if not isinstance(tokenizer.segmenter, Whitespace):
             return tokenizer.segmenter.spans(text)
         chinese = sum(_CHINESE_WORD.fullmatch(word) is not None for word in tokenizer.words)
-        how = "jieba" if given and chinese > len(tokenizer.words) / 10 else "rule"
+        how = "jieba" if chinese > len(tokenizer.words) / 10 else "rule"
     if how == "jieba":
         return ChineseWords(hmm=True, user_words=()).spans(text)
     return EnglishWords(contractions="treebank").spans(text)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Words of text `number` that are tagged together: their places in it and their ids."""
+
+    number: int
+    text: str
+    places: list[tuple[int, int]]
+    ids: list[list[int]]
+
+    @property
+    def words(self) -> list[str]:
+        return [self.text[start:end] for start, end in self.places]
+
+
+def parts_of(
+    number: int, text: str, places: list[tuple[int, int]], tokenizer: Tokenizer, limit: int | None
+) -> list[Part]:
+    """The words of a text in as few parts as have at most `limit` ids each (None: any number)."""
+    parts: list[Part] = []
+    room = 0
+    for place, ids in zip(places, tokenizer.encode_batch([text[start:end] for start, end in places]), strict=True):
+        ids = ids[:limit]
+        needed = max(1, len(ids))
+        if not parts or (limit is not None and needed > room):
+            parts.append(Part(number, text, [], []))
+            room = limit or 0
+        parts[-1].places.append(place)
+        parts[-1].ids.append(ids)
+        room -= needed
+    return parts
 
 
 def joined(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:

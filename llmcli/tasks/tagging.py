@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from llmcli.data.example_batches import collate
 from llmcli.data.records import Record, TaggedTokens
 from llmcli.errors import InputError
 from llmcli.heads import TokenHead
 from llmcli.layers.characters import CharacterCNN, CharacterLSTM, Spelling
+from llmcli.losses import IGNORED
 from llmcli.metrics.base import Metric
 from llmcli.metrics.classification import MacroF1, per_class
 from llmcli.metrics.entities import (
@@ -32,7 +33,7 @@ from llmcli.metrics.entities import (
 from llmcli.metrics.text import Loss
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
-from llmcli.tasks.tagged_words import NONE, Encoder, Words, joined, marked, word_spans
+from llmcli.tasks.tagged_words import NONE, Encoder, Part, Words, joined, marked, parts_of, word_spans
 from llmcli.tokenizers.base import Tokenizer
 
 AT_ONCE = 64  # sentences of similar length that are predicted together
@@ -55,6 +56,7 @@ class Tagging(Task):
     kinds = ("attention", "recurrent", "convolution")
     needs_causal = False
     learns_from = "examples"
+    floor = "tags"
 
     def __init__(
         self,
@@ -134,6 +136,8 @@ class Tagging(Task):
         """The embeddings (B, T, E) with what the spelling of each word adds to its first id."""
         assert self.spelling is not None and self.longest is not None
         embedded = cast("Tensor", self.model.input_embedding(ids))
+        if not real.any():
+            return embedded
         spelled = characters.view(*first.shape, self.longest)[real]  # (N, L)
         spelled = spelled[:, : int((spelled != 0).sum(1).max())]
         added = self.blend(self.head.dropout(self.spelling(spelled))).to(embedded.dtype)  # (N, E)
@@ -148,15 +152,13 @@ class Tagging(Task):
         if stage == "train":
             return StepResult(loss=losses.sum(), n=n, tokens=tokens)
         predicted = self.head.decode(scores, real)  # (B, W)
-        counted = labels >= 0
-        counts = (self.entities or (lambda p, t: tag_counts(p, t, len(self.names))))(predicted, labels)
-        each = {
-            "loss": losses,
-            "n": real.sum(1),
-            "words": counted.sum(1),
-            "correct": ((predicted == labels) & counted).sum(1),
-            **counts,
-        }
+        words = labels != IGNORED  # those cut off as well
+        if self.entities is None:
+            counts = tag_counts(predicted, labels, len(self.names))
+        else:
+            counts = self.entities(predicted, labels)
+        right = (predicted == labels) & words
+        each = {"loss": losses, "n": real.sum(1), "words": words.sum(1), "correct": right.sum(1), **counts}
         return StepResult.of_examples(each, n=n, tokens=tokens, outputs={"tags": predicted})
 
     def metrics(self) -> Sequence[Metric]:
@@ -173,7 +175,7 @@ class Tagging(Task):
     def outcomes(self, records: Sequence[Record], result: StepResult) -> list[dict[str, Any]]:
         """For each sentence its tags as they are and as they were predicted: O, or none, where it was cut."""
         found = []
-        nothing = "" if self.entities is None else "O"
+        nothing = "" if self.entities is None else "O"  # what is said of a word that was cut off
         losses = (result.each["loss"] / result.each["n"].clamp(min=1)).tolist()
         for record, ids, loss in zip(records, result.outputs["tags"].tolist(), losses, strict=True):
             assert isinstance(record, TaggedTokens)
@@ -201,90 +203,58 @@ class Tagging(Task):
         A text that is longer than the model reads is tagged in parts. `top` has no meaning here: all are answered.
         """
         self.eval()
-        spans = [word_spans(text, self.words, tokenizer) for text in texts]
-        parts = [
-            (row, first, ids)
-            for row, (text, each) in enumerate(zip(texts, spans, strict=True))
-            for first, ids in self._parts(tokenizer.encode_batch([text[start:end] for start, end in each]))
-        ]
-        name = "tags" if self.entities is None else "entities"
-        answers: list[dict[str, Any]] = [{"text": text, name: []} for text in texts]
         encode = self.encoder(tokenizer)
-        parts.sort(key=lambda part: len(part[2]))
-        found: list[tuple[int, int, list[dict[str, Any]]]] = []
-        for start in range(0, len(parts), AT_ONCE):
-            chosen = parts[start : start + AT_ONCE]
-            places = [spans[row][first : first + len(ids)] for row, first, ids in chosen]
-            words = [[texts[row][a:b] for a, b in each] for (row, *_), each in zip(chosen, places, strict=True)]
-            rows = [encode.words(each, ids) for each, (*_, ids) in zip(words, chosen, strict=True)]
-            answered = self._answers(_padded(rows, encode.pad, self.device), texts, chosen, places)
-            found += [(row, first, each) for (row, first, _), each in zip(chosen, answered, strict=True)]
-        for row, _, each in sorted(found, key=lambda one: one[:2]):
-            answers[row][name] += each
-        return answers
+        parts = [
+            part
+            for number, text in enumerate(texts)
+            for part in parts_of(number, text, word_spans(text, self.words, tokenizer), tokenizer, self.max_seq_len)
+        ]
+        found: list[list[dict[str, Any]]] = [[]] * len(parts)
+        order = sorted(range(len(parts)), key=lambda index: len(parts[index].words))
+        for start in range(0, len(order), AT_ONCE):
+            chosen = order[start : start + AT_ONCE]
+            batch = collate([encode.words(parts[index].words, parts[index].ids) for index in chosen], encode.pad)
+            batch = {name: value.to(self.device) for name, value in batch.items() if isinstance(value, Tensor)}
+            for index, answers in zip(chosen, self._answers([parts[index] for index in chosen], batch), strict=True):
+                found[index] = answers
+        key = "tags" if self.entities is None else "entities"
+        whole: list[dict[str, Any]] = [{"text": text, key: []} for text in texts]
+        for part, answers in zip(parts, found, strict=True):
+            whole[part.number][key] += answers
+        return whole
 
-    def _parts(self, ids: list[list[int]]) -> list[tuple[int, list[list[int]]]]:
-        """The words of a text in as many parts as the model needs to read it: the number of the first, their ids."""
-        limit = self.max_seq_len
-        if not ids:
-            return []
-        if limit is None:
-            return [(0, ids)]
-        ids = [each[:limit] for each in ids]
-        found: list[tuple[int, list[list[int]]]] = []
-        room = 0
-        for word, each in enumerate(ids):
-            need = max(1, len(each))
-            if need > room:
-                found.append((word, []))
-                room = limit
-            found[-1][1].append(each)
-            room -= need
-        return found
-
-    def _answers(
-        self, batch: Batch, texts: Sequence[str], chosen: Sequence[tuple[int, int, Any]], places: Sequence[Any]
-    ) -> list[list[dict[str, Any]]]:
+    def _answers(self, parts: Sequence[Part], batch: Batch) -> list[list[dict[str, Any]]]:
+        """What is said of each part, in the order of its words."""
         real = batch["first"] != NONE
         scores = self.scores(batch, real)
-        marginals = self.head.marginals(scores, real)
-        tags = self.head.decode(scores, real)
+        marginals, tags = self.head.marginals(scores, real), self.head.decode(scores, real)  # tags (B, W)
         shares = marginals.tags().gather(2, tags.clamp(min=0).unsqueeze(2)).squeeze(2)  # (B, W)
         found = []
-        for number, ((row, *_), each) in enumerate(zip(chosen, places, strict=True)):
-            ids = tags[number, : len(each)].tolist()
+        for row, part in enumerate(parts):
+            ids = tags[row, : len(part.words)].tolist()
             names = [self.names[tag] for tag in ids]
-            answers = []
             if self.entities is None:
-                for (start, end), name, share in zip(each, names, shares[number].tolist(), strict=False):
-                    answers.append(
-                        {"text": texts[row][start:end], "tag": name, "start": start, "end": end, "probability": share}
+                said = [
+                    {"text": word, "tag": name, "start": start, "end": end, "probability": share}
+                    for word, name, (start, end), share in zip(
+                        part.words, names, part.places, shares[row, : len(ids)].tolist(), strict=True
                     )
+                ]
             else:
-                for first, last, label in spans_of(names):
-                    start, end = each[first][0], each[last - 1][1]
-                    on = [index for index, name in enumerate(self.names) if name == f"I-{label}"]
-                    share = marginals.span(number, first, ids[first:last], not_after=on)
-                    answers.append(
-                        {
-                            "label": label,
-                            "text": texts[row][start:end],
-                            "start": start,
-                            "end": end,
-                            "probability": share,
-                        }
-                    )
-            found.append(answers)
+                said = [
+                    {
+                        "label": span.type,
+                        "text": part.text[part.places[span.start][0] : part.places[span.end - 1][1]],
+                        "start": part.places[span.start][0],
+                        "end": part.places[span.end - 1][1],
+                        "probability": marginals.span(
+                            row,
+                            span.start,
+                            ids[span.start : span.end],
+                            not_after=[tag for tag, name in enumerate(self.names) if name == f"I-{span.type}"],
+                        ),
+                    }
+                    for span in spans_of(names)
+                ]
+            found.append(said)
         return found
-
-
-def _padded(rows: Sequence[Mapping[str, Any]], pad: Mapping[str, int], device: torch.device) -> dict[str, Tensor]:
-    batch = {}
-    for name in rows[0]:
-        full = np.full((len(rows), max(len(row[name]) for row in rows)), pad[name], np.int64)
-        for line, row in zip(full, rows, strict=True):
-            line[: len(row[name])] = row[name]
-        batch[name] = torch.from_numpy(full).to(device)
-    lengths = torch.tensor([len(row["ids"]) for row in rows])
-    batch["mask"] = (torch.arange(int(lengths.max())) < lengths.unsqueeze(1)).to(device)
-    return batch

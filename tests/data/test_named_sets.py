@@ -19,7 +19,7 @@ COUNTS = {
     "chnsenticorp": ((9600, 1200, 1200), "chnsenticorp", 0),
     "thucnews": ((45_000, 10_000, 10_000), "thucnews", 0),
     "conll2003_en": ((14_041, 3250, 3453), "conll2003_en", 0),
-    "cluener2020": ((10_747, 1343, 0), "cluener2020", 1),
+    "cluener2020": ((9693, 1054, 1343), "cluener2020", 1),
     "multi30k_de_en": ((29_000, 1014, 1000), "multi30k_en_de", 0),
     "samsum": ((14_731, 818, 819), "samsum", 0),
     "csl_topic": ((8000, 1000, 1000), "csl", 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ def test_bytes_between_marks_and_of_long_words_both_ends():
     assert ids[0].tolist() == [1, 3 + ord("a"), 3 + ord("b"), 2, 0, 0]
     assert ids[1].tolist() == [1, *(3 + byte for byte in "中".encode()), 2, 0]
     assert ids[2].tolist() == [1, 2, 0, 0, 0, 0]
+    assert np.array_equal(byte_ids(["22-8"], 6), byte_ids(["00-0"], 6))
     assert bytes((ids[3, 1:-1] - 3).tolist()) == b"pres"
     assert bytes((byte_ids(["prefixes"], 7)[0, 1:-1] - 3).tolist()) == b"prees"
     assert bytes((byte_ids(["prefixes"], 10)[0, 1:-1] - 3).tolist()) == b"prefixes"
