@@ -232,7 +232,7 @@ class Block(nn.Module):
         return normed
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.view(*x.shape[:-1], -1, self.head_size).transpose(-3, -2)  # (..., H, T, K)
+        return x.view(*x.shape[:-1], x.shape[-1] // self.head_size, self.head_size).transpose(-3, -2)  # (..., H, T, K)
 
 
 def aligned(of_distance: Tensor, places: Tensor | None) -> Tensor:

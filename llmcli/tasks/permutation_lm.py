@@ -7,8 +7,9 @@ Shapes: B batch, T time, D model width, V vocabulary, M targets of a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -19,6 +20,7 @@ from llmcli.metrics.base import Metric
 from llmcli.metrics.text import Accuracy, Loss, Perplexity
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.filling import fill, gap
 from llmcli.tokenizers.base import Tokenizer
 
 
@@ -83,3 +85,24 @@ class PermutationLM(Task):
 
     def metrics(self) -> Sequence[Metric]:
         return Loss(), Perplexity(), Accuracy()
+
+    # -- prediction --------------------------------------------------------------------------------------------
+
+    def example(self, prompt: str) -> str:
+        """Something to ask `predict`."""
+        return gap(prompt)
+
+    @torch.inference_mode()
+    def predict(self, texts: Sequence[str], tokenizer: Tokenizer, *, top: int) -> list[dict[str, Any]]:
+        """Each text with its <mask>s filled, each from what is known of the text alone (`tasks.filling.fill`)."""
+
+        def logits(ids: Tensor, mask: Tensor, masked: Tensor) -> Tensor:
+            counts = masked.sum(1)
+            places = masked.int().argsort(dim=1, descending=True, stable=True)[:, : int(counts.max())]  # (B, M)
+            hidden = self.hidden(ids, masked.long(), places, mask)  # (B, M, D): masks of one number do not see others
+            real = torch.arange(places.size(1), device=ids.device) < counts[:, None]
+            return self.head.logits(hidden[real])
+
+        return fill(
+            texts, tokenizer, top=top, marks=self.marks, limit=self.max_seq_len, device=self.device, logits=logits
+        )

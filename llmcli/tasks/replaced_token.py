@@ -24,6 +24,7 @@ from llmcli.metrics.pretraining import DiscriminatorLoss, GeneratorAccuracy, Gen
 from llmcli.metrics.text import Accuracy, Loss
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.filling import framed
 from llmcli.tasks.rows import padded
 from llmcli.tokenizers.base import Tokenizer
 
@@ -134,30 +135,19 @@ class ReplacedToken(Task):
 
         Raises InputError for a text that is longer than the model reads.
         """
-        rows = [self._row(text, tokenizer) for text in texts]
+        encoded = tokenizer.encode_batch(list(texts))
+        rows = [
+            framed(text, list(ids), tokenizer, marks=self.marks, limit=self.max_seq_len)
+            for text, ids in zip(texts, encoded, strict=True)
+        ]
         found: list[dict[str, Any]] = [{}] * len(rows)
         first = 1 if self.marks else 0
         for chosen, ids, mask in padded(rows, pad_id=tokenizer.pad_id or 0, device=self.device):
             for row, shares in zip(chosen, self.scores(ids, mask).sigmoid().tolist(), strict=True):
-                tokens = tokenizer.encode(texts[row])
-                found[row] = {
-                    "text": texts[row],
-                    "tokens": [
-                        {"token": tokenizer.token(index), "replaced": share}
-                        for index, share in zip(tokens, shares[first:], strict=False)
-                    ],
-                }
+                tokens = zip(encoded[row], shares[first:], strict=False)
+                named = [{"token": tokenizer.token(index), "replaced": share} for index, share in tokens]
+                found[row] = {"text": texts[row], "tokens": named}
         return found
-
-    def _row(self, text: str, tokenizer: Tokenizer) -> list[int]:
-        """The ids of a text as in training; never empty."""
-        row = tokenizer.encode(text)
-        if self.marks:
-            assert tokenizer.cls_id is not None and tokenizer.sep_id is not None
-            row = [tokenizer.cls_id, *row, tokenizer.sep_id]
-        if self.max_seq_len is not None and len(row) > self.max_seq_len:
-            raise InputError(f"{text[:40]!r} has {len(row)} ids and the model reads {self.max_seq_len}", "shorten it")
-        return row or [tokenizer.pad_id or 0]
 
 
 def drawn(logits: Tensor, draws: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from llmcli.models.bert import BERT
 from llmcli.models.recurrent import Recurrent
 from llmcli.models.textcnn import TextCNN
 from llmcli.models.transformer import Transformer
+from llmcli.tasks.filling import row_of
 from llmcli.tasks.masked_lm import MaskedLM
 from llmcli.tokenizers import byte, char, subword
 
@@ -171,13 +172,13 @@ def test_answers_are_tokens_of_the_text_with_their_probabilities(tokenizer):
 
 
 def test_the_space_before_a_sub_word_is_a_part_of_it(pieces):
-    task = make(bert(pieces.vocab_size), marks=False)
+    bare = {"marks": False, "limit": None}
     [sat] = pieces.encode(" sat")
-    whole, given = pieces.encode("cat sat on"), task._row("cat <mask> on", pieces, spaced=True)
+    whole, given = pieces.encode("cat sat on"), row_of("cat <mask> on", pieces, spaced=True, **bare)
     assert given == [MASK if index == sat else index for index in whole]
     letters = byte.train([])
-    assert task._row("a <mask>", letters, spaced=False) == [*letters.encode("a "), MASK]
-    assert task.example("the unhappy cat") == "the <mask> cat"
+    assert row_of("a <mask>", letters, spaced=False, **bare) == [*letters.encode("a "), MASK]
+    assert make(bert(pieces.vocab_size)).example("the unhappy cat") == "the <mask> cat"
 
 
 @pytest.mark.parametrize(

@@ -79,3 +79,25 @@ def test_targets_of_other_rows_and_padding_change_nothing(task, batch):
 def test_causal_models_are_refused(task):
     with pytest.raises(InputError, match="needs task\\.causal=false"):
         PermutationLM(model=task.model, causal=True, k=6, longest_span=5, marks=True)
+
+
+@torch.no_grad()
+def test_masks_are_filled_from_the_known_tokens_whatever_the_batch(task, tokenizer):
+    texts = ["the <mask>at sees a red ball", "my <mask><mask>ster likes the moon", ""]
+    together = task.predict(texts, tokenizer, top=3)
+    for text, found in zip(texts, together, strict=True):
+        [alone] = task.predict([text], tokenizer, top=3)
+        assert alone["filled"] == found["filled"] and found["text"] == text
+        assert [each["mask"] for each in found["tokens"]] == sorted([*range(1, text.count("<mask>") + 1)] * 3)
+        for one, other in zip(found["tokens"], alone["tokens"], strict=True):
+            assert one["probability"] == pytest.approx(other["probability"])
+    encoded = [tokenizer.encode(part) for part in ("my ", "ster likes the moon")]
+    ids = torch.tensor([[tokenizer.cls_id, *encoded[0], 20, 25, *encoded[1], tokenizer.sep_id]])  # any letters there
+    places = torch.tensor([[4, 5]])
+    order = torch.zeros_like(ids).scatter(1, places, 1)
+    shares = task.head.logits(task.hidden(ids, order, places, None))[0, :, 16:].softmax(1)
+    best = [each["probability"] for each in together[1]["tokens"]][::3]
+    assert best == pytest.approx(shares.amax(1).tolist())
+    with pytest.raises(InputError, match="nothing is left out of 'a dog'"):
+        task.predict(["a dog"], tokenizer, top=1)
+    assert task.example("the unhappy cat") == "the <mask> cat"
