@@ -164,11 +164,7 @@ def test_word_vectors_become_the_input_embedding(llm, made, reviews):
         ("gpt2", ["tokenizer=byte", "model=textcnn"], "none of its weights fits TextCNN"),
         ("gpt2", ["batch.seq_len=32"], "batch.seq_len (32) is above model.max_seq_len (16)"),
         ("gpt2", ["model.qk_norm=true"], 'there is no config key "model.qk_norm"'),
-        (
-            "turned",
-            ["task=language_modeling"],
-            "its model reads both ways, and task=language_modeling predicts the next",
-        ),
+        ("classes", ["task=language_modeling"], "its model reads both ways, and task=language_modeling predicts"),
         ("ngram", [], "(ngram, counting) was counted, not trained"),
         ("words", ["model=textcnn"], "the vectors of"),
         ("gpt2", ["resume=run"], "resume continues a run as it was: init cannot change"),
