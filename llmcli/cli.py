@@ -83,6 +83,7 @@ COMMANDS = {
             "llm eval",
             "llm eval ckpt=runs/...",
             "llm eval data=text data.path=other.txt --json",
+            "llm eval ckpt=runs/... baseline=runs/...",
             "llm eval --similarity wordsim353.txt --analogies questions-words.txt",
         ),
         config="eval",

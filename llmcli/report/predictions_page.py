@@ -136,7 +136,7 @@ def _cell(count: int, total: int) -> str:
 def _reliability(bins: Sequence[tuple[int, float, float]]) -> str:
     """Accuracy over mean confidence, each bar as wide as one bin of `bins` could be."""
     width, height, left, foot, top = 440, 300, 40, 34, 8
-    span_x, span_y = width - left - 10, height - foot - top
+    span_x, span_y = width - left - 20, height - foot - top
 
     def x(share: float) -> float:
         return left + span_x * share
@@ -177,7 +177,7 @@ def _examples(examples: Sequence[tuple[int, Mapping[str, Any]]]) -> list[str]:
 
 def _example(number: int, outcome: Mapping[str, Any]) -> str:
     head = [f"line {number + 1:,}"]  # of predictions.jsonl
-    if "spans" not in outcome:
+    if "spans" not in outcome or not isinstance(outcome["predicted"], list):  # tags are seen where they stand
         head += [f"true: {_said(outcome['true'])}", f"predicted: {_said(outcome['predicted'])}"]
     if "probability" in outcome:
         head.append(f"probability {_said(outcome['probability'])}")
