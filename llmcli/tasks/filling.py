@@ -42,18 +42,19 @@ def fill(
     which of them are masks (B, T) -> logits (N, V), row by row. Raises InputError for a text with no mask, and for one
     that is longer than the limit.
     """
+    assert tokenizer.mask_id is not None
     special = torch.from_numpy(special_ids(tokenizer)).to(device)
     # a sub-word has the space before it, so that before a mask belongs to what is to be found
     spaced = any(len(piece) > 1 and piece[0] == " " for piece in texts_of(tokenizer))
     rows = [row_of(text, tokenizer, spaced=spaced, marks=marks, limit=limit) for text in texts]
     found: list[dict[str, Any]] = [{}] * len(rows)
     for chosen, ids, mask in padded(rows, pad_id=tokenizer.pad_id or 0, device=device):
-        masked = ids == tokenizer.mask_id
+        masked = ids.eq(tokenizer.mask_id)
         shares = logits(ids, mask, masked).masked_fill(special, -torch.inf).softmax(1)  # (N, V)
         best = shares.topk(min(top, int((~special).sum())))
         counts = masked.sum(1).tolist()
-        parts = zip(chosen, best.indices.split(counts), best.values.split(counts), strict=True)
-        for row, indices, values in parts:
+        each = (best.indices.split_with_sizes(counts), best.values.split_with_sizes(counts))
+        for row, indices, values in zip(chosen, *each, strict=True):
             found[row] = _filled(texts[row], rows[row], indices.tolist(), values.tolist(), tokenizer)
     return found
 
