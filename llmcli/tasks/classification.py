@@ -61,7 +61,6 @@ class Classification(Task):
     learns_from = "examples"
     monitor = "val_f1"
     floor = "linear"
-    floor = "linear"
     asks = (("text",), ("first", "second"))
 
     def __init__(
