@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 
+from llmcli.config import build
 from llmcli.errors import InputError
 from llmcli.models.dan import DAN
 from llmcli.models.dpcnn import DPCNN
 from llmcli.models.textcnn import TextCNN
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "model"
 V, T, B = 30, 9, 3
 LENGTHS = torch.tensor([T, 5, 1])
 MASK = torch.arange(T) < LENGTHS[:, None]
@@ -52,6 +57,17 @@ def test_padding_changes_nothing_and_vectors_may_come_from_elsewhere(make):
     torch.testing.assert_close(model.hidden_states(given)[-1], model(given))
     with pytest.raises(ValueError, match="one text a row"):
         model(given, segment_ids=torch.zeros_like(given))
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_bilstm_and_bigru_read_both_ways_and_generate_nothing(llm, cell):
+    config = OmegaConf.load(CONFIGS / f"bi{cell}.yaml")
+    model = build(OmegaConf.merge(config, {"vocab_size": V, "d_model": 6})).eval()
+    given, other = ids(), ids()
+    other[0, T - 1] = (given[0, T - 1] + 1) % V
+    assert not model.causal and bool((model(given)[0, 0] != model(other)[0, 0]).any())
+    refused = llm("train", f"model=bi{cell}", "trainer.max_steps=1")
+    assert refused.code == 2 and "task=language_modeling predicts the next token" in refused.err
 
 
 def test_textcnn_is_a_filter_around_each_token():
