@@ -18,7 +18,7 @@ from llmcli.decoded import score_decoded
 from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.errors import InputError
 from llmcli.floor import floor_of
-from llmcli.scored_data import Scored, find_data
+from llmcli.scored_data import Scored, find_data, with_scorer
 from llmcli.tasks.base import Batch, ScoresExamples, StepResult, Task, figures
 from llmcli.trainer import accelerator_of
 
@@ -86,6 +86,8 @@ def score(
         raise InputError(f"bootstrap ({bootstrap}) must be at least 0")
     if baseline is not None and not bootstrap:
         raise InputError("baseline= compares two runs by resampling; bootstrap=0 leaves nothing to compare")
+    loaded = with_scorer(loaded, data)
+    baseline = None if baseline is None else with_scorer(baseline, data)
     device = torch.device(accelerator_of(accelerator, 1, key="accelerator")[0])
     how: dict[str, Any] = {"stride": stride, "size": batch_size, "device": device, "progress": progress}
     scored = find_data(loaded, data, split)

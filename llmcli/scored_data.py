@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -57,6 +57,20 @@ class Scored:
             "origin": manifest["origin"],
             "split": ALL if whole else self.split,
         }
+
+
+def with_scorer(loaded: Loaded, data: DictConfig | None) -> Loaded:
+    """The run, or what its task scores records of another kind with: a language model can choose between texts."""
+    if data is None or not hasattr(loaded.task, "scorer"):
+        return loaded
+    configs.validate(OmegaConf.create({"data": data}))
+    kind = configs.build(data).record.__name__
+    scorer = None if kind in loaded.task.takes else loaded.task.scorer(kind)
+    if scorer is None:
+        return loaded
+    batch = {**configs.resolved(configs.compose("train", ["batch=examples"]).batch)}
+    batch["seq_len"] = loaded.config["batch"]["seq_len"]
+    return replace(loaded, task=scorer, config={**loaded.config, "batch": batch})
 
 
 def find_data(loaded: Loaded, data: DictConfig | None, split: str | None) -> Scored:

@@ -211,3 +211,19 @@ def test_pairs_are_classified_with_two_texts(llm, tmp_path):
     found = answers(llm, run, *asked, "top=1")
     assert [each["texts"] for each in found] == [["Ann", "Bob"], ["Ann", "Rome"]]
     assert [each["label"] for each in found] == ["people", "else"]
+
+
+def test_a_language_model_chooses_what_it_finds_more_probable(llm, trained, tmp_path):
+    rows = [
+        {"good": f"the {one} sees the moon.", "bad": f".moon the {one} zqx", "kind": one} for one in ("cat", "bird")
+    ]
+    path = write(tmp_path / "pairs.jsonl", rows)
+    options = ["data=choices", f"data.path={path}", "data.reader.choices=[good,bad]", "data.reader.answer=null"]
+    options += ["data.reader.question=null", "data.reader.group=kind"]
+    result = llm("eval", f"ckpt={trained}", *options, "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    assert found["accuracy"] == 1.0 and found["split"] == "all" and "perplexity" not in found
+    assert found["classes"] == {each: {"accuracy": 1.0, "questions": 1} for each in ("bird", "cat")}
+    refused = llm("train", *options, "task=language_modeling", "batch=windows")
+    assert refused.code == 2 and "task=language_modeling learns from Text" in refused.err

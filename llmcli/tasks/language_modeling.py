@@ -19,6 +19,7 @@ from llmcli.metrics.base import Metric
 from llmcli.metrics.text import Accuracy, BitsPerByte, BitsPerCharacter, Loss, Perplexity
 from llmcli.models.base import Backbone, State
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.choice_likelihood import ChoiceLikelihood
 
 
 class LanguageModeling(Task):
@@ -89,6 +90,12 @@ class LanguageModeling(Task):
 
     def metrics(self) -> Sequence[Metric]:
         return Loss(), Perplexity(), Accuracy(), BitsPerByte(), BitsPerCharacter()
+
+    def scorer(self, record: str) -> Task | None:
+        """What scores records of another kind with this model; None for a kind that it cannot score."""
+        if record != "MultipleChoice":
+            return None
+        return ChoiceLikelihood(model=self.model, head=self.head).to(self.device).train(self.training)
 
     # -- generation (decoding.GeneratingModel) -----------------------------------------------------------------
 

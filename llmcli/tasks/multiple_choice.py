@@ -6,7 +6,7 @@ Shapes: B examples, R rows (the choices of all of them), C choices of the exampl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from llmcli.errors import InputError
 from llmcli.heads import SequenceHead
 from llmcli.layers.pooling import How
 from llmcli.metrics.base import Metric
+from llmcli.metrics.groups import by_group
 from llmcli.metrics.text import Accuracy, Loss
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.choices import by_question, decided, outcomes_of, right_choices
 from llmcli.tokenizers.base import Tokenizer
 
 AT_ONCE = 64  # questions that are predicted together
@@ -79,46 +81,25 @@ class MultipleChoice(Task):
     def logits(self, batch: Batch) -> Tensor:
         """ids, mask (R, T), example and choice (R,) -> (B, C) in float32, -inf where a question has no more choices."""
         mask = batch.get("mask")
-        scores: Tensor = self.head(self.model(batch["ids"], mask=mask), mask).squeeze(1).float()  # (R,)
-        example, choice = batch["example"], batch["choice"]
-        table = scores.new_full((int(example[-1]) + 1, int(choice.max()) + 1), -torch.inf)
-        return table.index_put((example, choice), scores)
+        return by_question(batch, self.head(self.model(batch["ids"], mask=mask), mask).squeeze(1).float())
 
     def _step(self, batch: Batch, stage: Stage) -> StepResult:
-        logits = self.logits(batch)
-        labels = batch["answer"][batch["choice"] == 0]  # (B,): each choice of a question says which is right
-        loss = F.cross_entropy(logits, labels, reduction="none")
+        logits, labels = self.logits(batch), right_choices(batch)
         if stage == "train":
-            return StepResult(loss=loss.sum(), n=batch["n_tokens"], tokens=batch["n_ids"])
-        predicted = logits.argmax(1)
-        return StepResult.of_examples(
-            {"loss": loss, "correct": predicted == labels},
-            n=batch["n_tokens"],
-            tokens=batch["n_ids"],
-            outputs={"predicted": predicted, "probability": logits.softmax(1).amax(1)},
-        )
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+            return StepResult(loss=loss, n=batch["n_tokens"], tokens=batch["n_ids"])
+        return decided(batch, logits, labels)
 
     def metrics(self) -> Sequence[Metric]:
         return Loss(), Accuracy()
 
     # -- single questions --------------------------------------------------------------------------------------
 
+    def by_class(self, sums: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        return by_group(sums)
+
     def outcomes(self, records: Sequence[Record], result: StepResult) -> list[dict[str, Any]]:
-        """`texts` are context and question, where there are any, and the choices; `group` is that of the record."""
-        columns = (*(result.outputs[name] for name in ("predicted", "probability")), result.each["loss"])
-        rows = zip(cast(Sequence[Question], records), *(column.tolist() for column in columns), strict=True)
-        return [
-            {
-                "texts": [text for text in record.texts() if text],
-                **({"group": record.group} if record.group else {}),
-                "true": record.choices[record.answer],
-                "predicted": record.choices[predicted],
-                "probability": probability,
-                "right": predicted == record.answer,
-                "loss": loss,
-            }
-            for record, predicted, probability, loss in rows
-        ]
+        return outcomes_of(records, result)
 
     @torch.inference_mode()
     def predict(self, texts: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, *, top: int) -> list[dict[str, Any]]:
@@ -178,6 +159,7 @@ class ChoiceEncoder:
                     "ids": np.concatenate(row).astype(np.int64),
                     "choice": number,
                     "answer": record.answer,
+                    "group": record.group,
                     "n_tokens": int(number == 0),  # one target for all of them
                 }
             )
