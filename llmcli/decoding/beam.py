@@ -113,8 +113,7 @@ class Beam:
         """logits (R K, V), scores (R, K) -> the best continuations of each row, best first, at most `take`."""
         rows = len(scores)
         each = min(take, logits.size(1))
-        own, tokens = logits.topk(each, dim=1)  # of one beam as many as could all be the row's best
-        own = own - logits.logsumexp(1, keepdim=True)  # log-probabilities (R K, each)
+        own, tokens = logits.log_softmax(1).topk(each, dim=1)  # of one beam as many as could all be the row's best
         totals = (scores.view(-1, 1) + own).view(rows, -1)  # (R, K each)
         totals, places = totals.topk(min(take, totals.size(1)), dim=1)  # (R, take)
         own, tokens = (kind.view(rows, -1).gather(1, places) for kind in (own, tokens))

@@ -1,6 +1,6 @@
 """The key-value cache of an attention decoder: what it has read, so that the next token costs one query.
 
-Shapes: L layers, B batch, T new tokens, H key-value heads, C capacity, S filled positions, K head size.
+Shapes: L layers, B batch, T new tokens, H key-value heads, C capacity, R room so far, S filled positions, K head size.
 """
 
 from __future__ import annotations
@@ -8,14 +8,17 @@ from __future__ import annotations
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmcli.errors import InputError
 from llmcli.models.base import State
 
+BLOCK = 16  # room is made for so many positions more, at least: little to copy where rows are picked after every token
+
 
 class KVCache(State):
-    """keys and values (L, B, H, C, K), allocated once; row b holds the positions 0 ... lengths[b] - 1.
+    """keys and values (L, B, H, R, K), where R grows up to C as needed; row b holds the positions 0 ... lengths[b] - 1.
 
     One `step` of a model calls `positions`, `mask`, then `append` in each layer, then `advance` once. Rows
     may have different lengths: the padding of a short row is written behind its real tokens, where causality
@@ -23,10 +26,11 @@ class KVCache(State):
     for inference.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor, capacity: int) -> None:
         self.keys = keys
         self.values = values
         self.lengths = lengths
+        self.capacity = capacity  # the most tokens a row can hold
         # Bounds of `lengths` as Python ints: reading the tensor in every layer would wait for the device.
         self._shortest, self._longest = _bounds(lengths)
 
@@ -45,15 +49,10 @@ class KVCache(State):
         """Room for `capacity` tokens in each of `batch_size` rows."""
         if capacity < 1:
             raise InputError(f"the cache's capacity ({capacity}) must be at least 1")
-        shape = (n_layers, batch_size, n_kv_heads, capacity, head_size)
+        shape = (n_layers, batch_size, n_kv_heads, min(capacity, BLOCK), head_size)
         # Zeros, not uninitialised memory: a masked position has weight 0, and 0 * NaN is NaN.
         keys = torch.zeros(shape, device=device, dtype=dtype)
-        return cls(keys, torch.zeros_like(keys), torch.zeros(batch_size, dtype=torch.int64, device=device))
-
-    @property
-    def capacity(self) -> int:
-        """The most tokens a row can hold."""
-        return self.keys.shape[3]
+        return cls(keys, torch.zeros_like(keys), torch.zeros(batch_size, dtype=torch.int64, device=device), capacity)
 
     @property
     def uniform(self) -> int | None:
@@ -74,9 +73,10 @@ class KVCache(State):
 
         Padding that lies beyond the capacity is dropped; real tokens there are refused by `advance`.
         """
-        keys, values = self.keys[layer], self.values[layer]
         n_new = k.shape[2]
         filled = self._filled(n_new)
+        self._make_room(filled)
+        keys, values = self.keys[layer], self.values[layer]
         if (start := self.uniform) is not None:
             keys[:, :, start:filled] = k[:, :, : filled - start]
             values[:, :, start:filled] = v[:, :, : filled - start]
@@ -112,24 +112,41 @@ class KVCache(State):
         self.lengths, self._shortest, self._longest = lengths, shortest, longest
         return self
 
+    @torch.no_grad()
     def reorder(self, index: Tensor) -> Self:
-        return type(self)(self.keys[:, index], self.values[:, index], self.lengths[index])
+        keys, values = (self._picked(each, index) for each in (self.keys, self.values))
+        return type(self)(keys, values, self.lengths[index], self.capacity)
 
     def truncate(self, lengths: Tensor) -> Self:
         """The first `lengths` (B,) tokens of each row; it shares memory with this cache, which is spent."""
         lengths = lengths.to(self.lengths)
         if bool((lengths > self.lengths).any()) or bool((lengths < 0).any()):
             raise ValueError(f"cannot truncate rows of {self.lengths.tolist()} tokens to {lengths.tolist()}")
-        return type(self)(self.keys, self.values, lengths)
+        return type(self)(self.keys, self.values, lengths, self.capacity)
 
     def clone(self) -> Self:
-        return type(self)(self.keys.clone(), self.values.clone(), self.lengths.clone())
+        return type(self)(self.keys.clone(), self.values.clone(), self.lengths.clone(), self.capacity)
 
     def detach(self) -> Self:
-        return type(self)(self.keys.detach(), self.values.detach(), self.lengths)
+        return type(self)(self.keys.detach(), self.values.detach(), self.lengths, self.capacity)
 
     def _filled(self, n_new: int) -> int:
         return min(self._longest + n_new, self.capacity)
+
+    def _make_room(self, filled: int) -> None:
+        room = self.keys.shape[3]
+        if filled > room:
+            more = min(self.capacity, max(filled, 2 * room)) - room
+            self.keys, self.values = (F.pad(each, (0, 0, 0, more)) for each in (self.keys, self.values))
+
+    def _picked(self, kept: Tensor, index: Tensor) -> Tensor:
+        """Rows of (L, B, H, R, K): what is filled of them, and room for a few tokens more."""
+        layers, _, heads, _, size = kept.shape
+        filled = self._longest
+        picked = kept.new_empty(layers, len(index), heads, min(self.capacity, filled + BLOCK), size)
+        torch.index_select(kept[:, :, :, :filled], 1, index, out=picked[:, :, :, :filled])
+        picked[:, :, :, filled:] = 0
+        return picked
 
 
 def _bounds(lengths: Tensor) -> tuple[int, int]:
