@@ -52,7 +52,6 @@ __all__ = [
 ]
 
 _GRAMMAR = re.compile(r"^(choice|range|interval|glob|sort|shuffle|tag|extend_list|int|float|str|bool|json_str)\(")
-NAMED = 6  # options that a message lists, where more of them would do
 _PLAIN_KEY = re.compile(r"^(\+\+|\+)?[A-Za-z_][\w./@-]*$")
 
 
@@ -394,11 +393,20 @@ def _keys_beside(key: str, keys: Sequence[str], catalog: Catalog) -> str:
     """Which options of the group have the key, or else what the section has instead."""
     section, group = key.rpartition(".")[0], key.partition(".")[0]
     options = [option.name for option in catalog.options(group)]
-    having = [name for name in options if any(each.name == key for each in catalog.group_keys(group, name))]
+    keys_of = {name: {each.name: each.default for each in catalog.group_keys(group, name)} for name in options}
+    having = [name for name in options if key in keys_of[name]]
     if having:
         chosen = "{}=[{}]" if catalog.defaults("train").get(group) == "[]" else "{}={}"
-        more = f" and {len(having) - NAMED} others" if len(having) > NAMED else ""
-        return "it is a key of " + ", ".join(chosen.format(group, name) for name in having[:NAMED]) + more
+        # published data are a long list that few look for; they have the hash of a file or of several
+        hashed = {name: keys_of[name].get(f"{group}.sha256", "null") for name in having}
+        published = [
+            name
+            for name in having
+            if hashed[name] != "null" or any(each.startswith(f"{group}.sha256.") for each in keys_of[name])
+        ]
+        named = [chosen.format(group, name) for name in having if name not in published] or published
+        more = f" and {len(published)} published sets" if len(named) < len(having) else ""
+        return f"it is a key of {', '.join(named)}{more}"
     there = [each.removeprefix(f"{section}.") for each in keys if each.startswith(f"{section}.")]
     return f"{section} has: {', '.join(there)}" if there else ""
 

@@ -257,7 +257,7 @@ def test_what_this_machine_cannot_do(train, override, said):
         (["train", "experiment=nothing"], 'there is no experiment "nothing"'),
         (["train", "callbacks.early_stopping.patience=1"], "it is a key of callbacks=early_stopping"),
         (["train", "clean.urls.replacement=x"], "it is a key of clean=[urls]"),
-        (["prepare", "data.path=x"], "it is a key of data=alpaca, data=alpaca_en_demo, "),
+        (["prepare", "data.path=x"], " published sets"),
         (["train", "augment=[typos]", "augment.random_swap.rate=0.2"], "it is a key of augment=[random_swap]"),
         (["train", "gpt2"], '"gpt2" is not an override'),
         (["eval", "splt=val"], "Did you mean split=val?"),
