@@ -26,6 +26,8 @@ from llmcli.tasks.base import Batch, Stage, StepResult, Task
 from llmcli.tasks.choices import by_question, decided, outcomes_of, right_choices
 from llmcli.tokenizers.base import Tokenizer
 
+CHUNK = 512  # tokens whose logits are held at once
+
 Array = NDArray[np.int64]
 
 
@@ -51,9 +53,13 @@ class ChoiceLikelihood(Task):
 
     def logits(self, batch: Batch) -> Tensor:
         """ids, labels (R, T) -> log-probabilities of the choices (B, C), -inf where a question has no more."""
-        hidden = self.model(batch["ids"])  # what comes after a row's end changes nothing before
-        losses = [self.head.loss(row, labels) for row, labels in zip(hidden, batch["labels"], strict=True)]
-        return by_question(batch, -torch.stack(losses))
+        hidden, labels = self.model(batch["ids"]), batch["labels"]  # what follows a row's end changes nothing before
+        rows, places = (labels != IGNORED).nonzero(as_tuple=True)  # (N,) tokens of choices
+        scores = hidden.new_zeros(len(labels), dtype=torch.float32)
+        for some, at in zip(rows.split(CHUNK), places.split(CHUNK), strict=True):
+            log_p = -F.cross_entropy(self.head.logits(hidden[some, at]), labels[some, at], reduction="none")
+            scores = scores.index_add(0, some, log_p.float())
+        return by_question(batch, scores)
 
     def _step(self, batch: Batch, stage: Stage) -> StepResult:
         logits, labels = self.logits(batch), right_choices(batch)
