@@ -103,9 +103,10 @@ class SpanQA(Task):
         example, count = batch["example"], len(batch["numbers"])
         of_examples = loss.new_zeros(count).index_add(0, example, loss)  # (B,)
         windows = torch.bincount(example, minlength=count)
-        found = self._candidates(logits, batch["window"], example.tolist(), count, top=1)
+        numbers = example.tolist()
+        found = self._candidates(logits, batch["window"], numbers, count, top=1)
         spans = [self._answer(each) for each in found]
-        records = {int(row): window.record for row, window in zip(example, batch["window"], strict=True)}
+        records = {number: window.record for number, window in zip(numbers, batch["window"], strict=True)}
         scores = torch.tensor([_score(records[row], span) for row, span in enumerate(spans)], device=loss.device)
         return StepResult.of_examples(
             {"loss": of_examples, "n": windows, **_sums(scores)},
