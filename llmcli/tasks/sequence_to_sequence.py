@@ -49,11 +49,14 @@ class SequenceToSequence(Task):
         model: EncoderDecoder,
         optimizer: Callable[[nn.Module], Optimizer] | None = None,
         schedule: Callable[[float, int], float] | None = None,
+        causal: bool,
         bos_id: int | None,
         eos_id: int | None,
         label_smoothing: float,
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
+        if not causal:
+            raise InputError("task=sequence_to_sequence writes the target from its beginning and needs task.causal=true")
         if bos_id is None or eos_id is None:
             raise InputError(
                 "task=sequence_to_sequence needs a tokenizer with ids for the beginning and the end of a text",

@@ -37,7 +37,7 @@ def make(**changes):
     with torch.no_grad():  # as they begin, tied weights make every text repeat its first token
         for weight in model.parameters():
             weight.add_(0.4 * torch.randn_like(weight))
-    settings = {"bos_id": BOS, "eos_id": EOS, "label_smoothing": 0.0}
+    settings = {"causal": True, "bos_id": BOS, "eos_id": EOS, "label_smoothing": 0.0}
     return SequenceToSequence(model=model, **{**settings, **changes}).eval()
 
 
@@ -190,6 +190,7 @@ def test_sources_that_cannot_be_read():
     ("changes", "message"),
     [
         ({"label_smoothing": 1.0}, r"task.label_smoothing \(1.0\)"),
+        ({"causal": False}, "needs task.causal=true"),
         ({"bos_id": None}, "needs a tokenizer with ids for the beginning and the end"),
         ({"eos_id": None}, "needs a tokenizer with ids for the beginning and the end"),
     ],
