@@ -20,7 +20,7 @@ from llmcli.callbacks.history import History
 from llmcli.callbacks.progress import ProgressBar
 from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
 from llmcli.data.prepare import Prepared
-from llmcli.data.records import Text
+from llmcli.data.records import TaggedTokens, Text
 from llmcli.decoding.base import Strategy
 from llmcli.errors import InputError
 from llmcli.finetuning import FineTuning
@@ -276,7 +276,8 @@ def matrix_parameters(task: Task) -> int:
 def opening(prepared: Prepared) -> str:
     """How a validation document begins: a few words to continue in samples; of examples, the first text."""
     if prepared.record != Text.__name__:
-        return prepared.examples("val")[0].texts()[0]
+        example = prepared.examples("val")[0]
+        return example.joined()[0] if isinstance(example, TaggedTokens) else example.texts()[0]
     shards = prepared.split("val")
     text = prepared.tokenizer.decode([int(i) for i in shards.read(0, min(64, len(shards)))])
     words = text.split()

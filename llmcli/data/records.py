@@ -6,12 +6,16 @@ each text changed (None: the example is dropped). Labels and tags are names, nev
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from llmcli.text.segment.base import UNSPACED
+
 Change = Callable[[str], str | None]
+_CHINESE = re.compile(f"[{UNSPACED}]")
 
 
 class Record(ABC):
@@ -106,6 +110,17 @@ class TaggedTokens(Record):
 
     def names(self) -> tuple[str, ...]:
         return self.tags
+
+    def joined(self) -> tuple[str, list[tuple[int, int]]]:
+        """The tokens as one text, and where each stands in it: nothing between characters or Chinese, else a space."""
+        characters = sum(map(len, self.tokens))
+        chinese = sum(len(_CHINESE.findall(token)) for token in self.tokens)
+        between = "" if characters == len(self.tokens) or 2 * chinese > characters else " "
+        places, start = [], 0
+        for token in self.tokens:
+            places.append((start, start + len(token)))
+            start += len(token) + len(between)
+        return between.join(self.tokens), places
 
 
 @dataclass(frozen=True)

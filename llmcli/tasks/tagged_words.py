@@ -29,7 +29,6 @@ from llmcli.tokenizers.word import WordTokenizer
 
 Words = Literal["auto", "rule", "whitespace", "characters", "jieba"]
 NONE = -1  # in `first`: a word without ids, because the sentence was cut, or no word at all
-_CHINESE = re.compile(f"[{UNSPACED}]")
 _CHINESE_WORD = re.compile(f"[{UNSPACED}]{{2,}}")
 
 
@@ -126,18 +125,6 @@ def parts_of(
         parts[-1].ids.append(ids)
         room -= needed
     return parts
-
-
-def joined(tokens: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """The tokens as one text, and where each stands in it: nothing between characters or Chinese, else one space."""
-    characters = sum(map(len, tokens))
-    chinese = sum(len(_CHINESE.findall(token)) for token in tokens)
-    between = "" if characters == len(tokens) or 2 * chinese > characters else " "
-    places, start = [], 0
-    for token in tokens:
-        places.append((start, start + len(token)))
-        start += len(token) + len(between)
-    return between.join(tokens), places
 
 
 def marked(true: Sequence[Span], predicted: Sequence[Span], places: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:

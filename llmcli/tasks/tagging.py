@@ -33,7 +33,7 @@ from llmcli.metrics.entities import (
 from llmcli.metrics.text import Loss
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
-from llmcli.tasks.tagged_words import NONE, Encoder, Part, Words, joined, marked, parts_of, word_spans
+from llmcli.tasks.tagged_words import NONE, Encoder, Part, Words, marked, parts_of, word_spans
 from llmcli.tokenizers.base import Tokenizer
 
 AT_ONCE = 64  # sentences of similar length that are predicted together
@@ -128,9 +128,8 @@ class Tagging(Task):
             ids = ids.masked_fill(drawn, unk_id)
         embedded = None if self.spelling is None else self._spelled(ids, first, batch["characters"], real)
         hidden = self.model(ids, mask=batch.get("mask"), inputs_embeds=embedded)  # (B, T, D)
-        if first.size(1) != ids.size(1) or not torch.equal(first.clamp(min=0), first.new_tensor(range(ids.size(1)))):
-            hidden = hidden.gather(1, first.clamp(min=0).unsqueeze(2).expand(-1, -1, hidden.size(2)))  # (B, W, D)
-        return self.head.scores(hidden)
+        of_words = hidden.gather(1, first.clamp(min=0).unsqueeze(2).expand(-1, -1, hidden.size(2)))  # (B, W, D)
+        return self.head.scores(of_words)
 
     def _spelled(self, ids: Tensor, first: Tensor, characters: Tensor, real: Tensor) -> Tensor:
         """The embeddings (B, T, E) with what the spelling of each word adds to its first id."""
@@ -180,7 +179,7 @@ class Tagging(Task):
         for record, ids, loss in zip(records, result.outputs["tags"].tolist(), losses, strict=True):
             assert isinstance(record, TaggedTokens)
             predicted = [nothing if tag < 0 else self.names[tag] for tag in ids[: len(record.tokens)]]
-            text, places = joined(record.tokens)
+            text, places = record.joined()
             one: dict[str, Any] = {
                 "text": text,
                 "tokens": list(record.tokens),

@@ -14,7 +14,7 @@ from llmcli.models.recurrent import Recurrent
 from llmcli.models.textcnn import TextCNN
 from llmcli.models.transformer import Transformer
 from llmcli.tasks.base import figures
-from llmcli.tasks.tagged_words import joined, marked, parts_of, word_spans
+from llmcli.tasks.tagged_words import marked, parts_of, word_spans
 from llmcli.tasks.tagging import Tagging
 from llmcli.text.segment.english import EnglishWords
 from llmcli.text.segment.whitespace import Whitespace
@@ -238,10 +238,13 @@ def test_what_a_word_is(tokenizer):
 
 
 def test_spans_of_words_stand_in_the_joined_text():
-    text, places = joined(("Ann", "went", "."))
+    def joined(*tokens):
+        return TaggedTokens(tokens, ("O",) * len(tokens)).joined()
+
+    text, places = joined("Ann", "went", ".")
     assert text == "Ann went ." and [text[start:end] for start, end in places] == ["Ann", "went", "."]
-    assert joined(tuple("去Rome"))[0] == "去Rome" and joined(("我们", "去", "北京", "2024"))[0] == "我们去北京2024"
-    assert joined(())[0] == ""
+    assert joined(*"去Rome")[0] == "去Rome" and joined("我们", "去", "北京", "2024")[0] == "我们去北京2024"
+    assert joined() == ("", [])
     found = marked([Span(0, 1, "a"), Span(2, 3, "b")], [Span(0, 1, "a"), Span(2, 3, "a")], places)
     assert found == [
         {"start": 0, "end": 3, "label": "a", "kind": "both"},
