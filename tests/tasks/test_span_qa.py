@@ -80,7 +80,11 @@ def test_windows_cover_the_text_and_answers_map_back_exactly(name, data, limit, 
         if start:
             whole += 1
             assert row["inside"][start] and row["inside"][end]
-            assert context[slice(*window.characters(start, end))] == answers[0].strip()
+            begin, stop = window.characters(start, end)
+            if name == "bpe":  # an answer may end inside a unit of several characters, which is then given whole
+                assert answers[0].strip() in context[begin:stop] and stop - begin < len(answers[0]) + 2 * 16
+            else:
+                assert context[begin:stop] == answers[0].strip()
     assert {place for place, char in enumerate(context) if not char.isspace()} <= seen  # nothing is skipped
     assert not answers or whole or len(ids[1]) > min(stride, limit - len(rows[0]["ids"]))  # cut in two by every window
     if len(rows) == 1:
