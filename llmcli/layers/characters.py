@@ -10,7 +10,7 @@ Shapes: N words, L bytes of the longest with its marks, E width of a byte, D wid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -39,6 +39,31 @@ def byte_ids(words: Sequence[str], longest: int) -> NDArray[np.int64]:
     return found
 
 
+class ByteVectors(nn.Module):
+    """The vector of each id, (259, E): padding has none, a capital letter that of the small one and of being capital.
+
+    So what is learned of names holds in headlines too, which are all capitals.
+    """
+
+    def __init__(self, d_embed: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(256 + _BYTES, d_embed)
+        self.capital = nn.Parameter(torch.empty(d_embed))
+        bound = (3 / d_embed) ** 0.5  # Ma & Hovy 2016
+        for parameter in (self.embedding.weight, self.capital):
+            nn.init.uniform_(parameter, -bound, bound)
+        ids = torch.arange(256 + _BYTES)
+        is_capital = (ids >= _BYTES + ord("A")) & (ids <= _BYTES + ord("Z"))
+        self.register_buffer("is_capital", is_capital.unsqueeze(1), persistent=False)
+        self.register_buffer("small", ids + 32 * is_capital, persistent=False)
+        self.register_buffer("real", (ids != 0).unsqueeze(1), persistent=False)
+
+    def forward(self) -> Tensor:
+        is_capital, small, real = (cast("Tensor", each) for each in (self.is_capital, self.small, self.real))
+        vectors: Tensor = (self.embedding(small) + is_capital * self.capital) * real
+        return vectors
+
+
 class CharacterCNN(nn.Module):
     """The strongest answer of each filter over three bytes (Ma & Hovy 2016): (N, L) -> (N, D).
 
@@ -49,15 +74,14 @@ class CharacterCNN(nn.Module):
     def __init__(self, *, d_embed: int, d_out: int) -> None:
         super().__init__()
         check_sizes(d_embed=d_embed, d_characters=d_out)
-        self.embedding = nn.Embedding(256 + _BYTES, d_embed)
+        self.vectors = ByteVectors(d_embed)
         self.filters = nn.Parameter(torch.empty(_WIDTH, d_embed, d_out))
         self.bias = nn.Parameter(torch.zeros(d_out))
-        _init_bytes(self.embedding)
         bound = (3 / (_WIDTH * d_embed)) ** 0.5
         nn.init.uniform_(self.filters, -bound, bound)
 
     def forward(self, ids: Tensor) -> Tensor:
-        said = self.embedding.weight.index_fill(0, ids.new_zeros(1), 0.0) @ self.filters  # (3, 259, D)
+        said = self.vectors() @ self.filters  # (3, 259, D)
         beside = F.pad(ids, (_WIDTH // 2, _WIDTH // 2))
         answers = sum(F.embedding(beside[:, i : i + ids.size(1)], said[i]) for i in range(_WIDTH))  # (N, L, D)
         assert isinstance(answers, Tensor)
@@ -72,25 +96,18 @@ class CharacterLSTM(nn.Module):
         check_sizes(d_embed=d_embed, d_characters=d_out)
         if d_out % 2:
             raise InputError(f"d_characters ({d_out}) must be even: half for each direction")
-        self.embedding = nn.Embedding(256 + _BYTES, d_embed)
+        self.vectors = ByteVectors(d_embed)
         self.forwards = nn.LSTM(d_embed, d_out // 2, batch_first=True)
         self.backwards = nn.LSTM(d_embed, d_out // 2, batch_first=True)
-        _init_bytes(self.embedding)
 
     def forward(self, ids: Tensor) -> Tensor:
         # two kernels for whole rows are faster than one for packed ones: what is read after the word is not asked for
         lengths = (ids != 0).sum(1)  # (N,)
         place = torch.arange(ids.size(1), device=ids.device)
         turned = ids.gather(1, (lengths.unsqueeze(1) - 1 - place).clamp(min=0))
-        last = (lengths - 1).clamp(min=0)
-        rows = torch.arange(len(ids), device=ids.device)
+        vectors, rows = self.vectors(), torch.arange(len(ids), device=ids.device)
         states = [
-            kernel(self.embedding(each))[0][rows, last]
+            kernel(F.embedding(each, vectors))[0][rows, lengths - 1]
             for kernel, each in ((self.forwards, ids), (self.backwards, turned))
         ]
         return torch.cat(states, 1)
-
-
-def _init_bytes(table: nn.Embedding) -> None:
-    bound = (3 / table.embedding_dim) ** 0.5  # Ma & Hovy 2016
-    nn.init.uniform_(table.weight, -bound, bound)

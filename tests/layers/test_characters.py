@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from llmcli.errors import InputError
-from llmcli.layers.characters import CharacterCNN, CharacterLSTM, byte_ids
+from llmcli.layers.characters import ByteVectors, CharacterCNN, CharacterLSTM, byte_ids
 
+CAPITALS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 KINDS = [CharacterCNN, CharacterLSTM]
 
 
@@ -41,7 +42,7 @@ def test_the_cnn_is_a_convolution_and_its_maximum():
     torch.manual_seed(0)
     module = CharacterCNN(d_embed=4, d_out=6)
     ids = torch.from_numpy(byte_ids(["to", "tomorrow"], 12))
-    x = module.embedding(ids).masked_fill((ids == 0).unsqueeze(2), 0.0).transpose(1, 2)
+    x = module.vectors()[ids].transpose(1, 2)
     answers = F.conv1d(x, module.filters.permute(2, 1, 0), module.bias, padding=1)
     expected = F.relu(torch.stack([answers[0, :, :4].amax(1), answers[1, :, :10].amax(1)]))
     torch.testing.assert_close(module(ids), expected)
@@ -53,9 +54,18 @@ def test_the_lstm_reads_each_word_to_both_of_its_ends():
     ids = torch.from_numpy(byte_ids(["to", "tomorrow"], 12))
     found = module(ids)
     for row, length in enumerate([4, 10]):
-        forwards, _ = module.forwards(module.embedding(ids[row : row + 1, :length]))
-        backwards, _ = module.backwards(module.embedding(ids[row : row + 1, :length].flip(1)))
+        forwards, _ = module.forwards(module.vectors()[ids[row : row + 1, :length]])
+        backwards, _ = module.backwards(module.vectors()[ids[row : row + 1, :length].flip(1)])
         torch.testing.assert_close(found[row], torch.cat([forwards[0, -1], backwards[0, -1]]))
+
+
+def test_a_capital_letter_is_the_small_one_and_that_it_is_capital():
+    vectors = ByteVectors(4)
+    found = vectors()
+    upper, lower = (torch.from_numpy(byte_ids([text], 28)[0, 1:-1]) for text in (CAPITALS, CAPITALS.lower()))
+    torch.testing.assert_close(found[upper] - found[lower], vectors.capital.expand(26, 4))
+    assert (found[0] == 0).all() and (found[1:] != 0).any(1).all()
+    assert torch.equal(found[3 + ord("[")], vectors.embedding.weight[3 + ord("[")])
 
 
 @pytest.mark.parametrize("kind", KINDS)
