@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 
 from llmcli import checkpoint, runs
 from llmcli.asked import of_mapping
+from llmcli.decoded import own_strategy
+from llmcli.decoding.base import SourceModel
 from llmcli.decoding.generate import Generation, generate
 from llmcli.decoding.penalties import Penalties
 from llmcli.decoding.sample import Sample
@@ -77,6 +79,28 @@ class Run:
                 self.task, self.tokenizer, prompts, strategy=strategy, max_new_tokens=max_new_tokens,
                 num_samples=num_samples, stop=stop, seed=seed, unknown=unknown,
             )  # fmt: skip
+
+    def translate(
+        self,
+        text: str | Sequence[str],
+        *,
+        max_new_tokens: int = 200,
+        stop: Sequence[str] = (),
+        unknown: Literal["error", "replace"] = "error",
+    ) -> list[str]:
+        """What a run that turns one text into another makes of each, by its own `decoding`; as `generate` otherwise.
+
+        Raises InputError for a run that does not.
+        """
+        if not isinstance(self.task, SourceModel):
+            raise InputError(f"{self.path} is a {type(self.task).__name__} run, which turns no text into another")
+        texts = [text] if isinstance(text, str) else list(text)
+        strategy = own_strategy(self._loaded)
+        found = generate(
+            self.task, self.tokenizer, texts, strategy=strategy, max_new_tokens=max_new_tokens, seed=1, stop=stop,
+            unknown=unknown,
+        )  # fmt: skip
+        return [each.text for each in found]
 
     def predict(
         self, text: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]], *, top: int = 10

@@ -1,4 +1,4 @@
-"""Score what a run makes of the sources of a split: its own texts beside the references."""
+"""What a run makes of sources: its texts, and how they score beside the references of a split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from omegaconf import OmegaConf
+
+from llmcli import config as configs
 from llmcli import files
+from llmcli.checkpoint import Loaded
 from llmcli.data.examples import Examples
 from llmcli.data.records import TextPair
 from llmcli.decoding.base import Search, SourceModel, Strategy
@@ -18,6 +22,12 @@ from llmcli.tokenizers.base import Tokenizer
 
 AT_ONCE = 256  # sources between two reports of progress
 TEXTS = "decoded.jsonl"
+
+
+def own_strategy(loaded: Loaded) -> Strategy | Search:
+    """How the run was to decode: its own `decoding`."""
+    strategy: Strategy | Search = configs.build(OmegaConf.create(loaded.config).decoding, trusted=loaded.trusted)
+    return strategy
 
 
 def score_decoded(

@@ -9,12 +9,11 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from llmcli import config as configs
 from llmcli import ui
 from llmcli.answers import Answers, open_folder
 from llmcli.assembly import batches
 from llmcli.checkpoint import Loaded
-from llmcli.decoded import score_decoded
+from llmcli.decoded import own_strategy, score_decoded
 from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.errors import InputError
 from llmcli.floor import floor_of
@@ -106,7 +105,7 @@ def score(
     with Answers(loaded.task, scored.prepared.examples(scored.split), folder=folder) as answers:
         found = _figures(loaded, scored, seen=answers, **how)
         if isinstance(loaded.task, SourceModel):
-            strategy = strategy or _own_strategy(loaded)
+            strategy = strategy or own_strategy(loaded)
             found.update(_decoded(loaded, scored, strategy, max_new_tokens, folder=folder, progress=progress))
         if bootstrap:
             found["intervals"] = {name: list(each) for name, each in answers.intervals(bootstrap).items()}
@@ -158,11 +157,6 @@ def _figures(
     if scored.own and split != "train":  # of the text that it was learned from it would be no floor
         found.update(_floors(loaded, scored))
     found.update(split=scored.about["split"], tokens=stats["tokens"], unknown=stats.get("unknown", 0))
-    return found
-
-
-def _own_strategy(loaded: Loaded) -> Strategy | Search:
-    found: Strategy | Search = configs.build(OmegaConf.create(loaded.config).decoding, trusted=loaded.trusted)
     return found
 
 

@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import llmcli
+from llmcli.data.back_translation import synthetic_pairs
+from llmcli.data.records import TextPair
+from llmcli.errors import InputError
+
 TOY = [
     "data=reverse_copy", "data.train=2000", "data.val=60", "data.test=0", "data.letters=6", "data.shortest=2",
     "data.longest=4", "model=seq2seq_transformer", "model.d_model=32", "model.n_encoder_layers=1",
@@ -64,6 +69,14 @@ def test_other_pairs_can_be_scored(llm, toy, tmp_path):
     path.write_text("source\ttarget\nabc\tcba\nfa\tno\n", encoding="utf-8")
     scored = json.loads(llm("eval", f"ckpt={toy}", "data=text_pairs", f"data.path={path}", "--json").out)
     assert scored["exact"] == 0.5 and scored["split"] == "all"
+
+
+def test_from_python_also_as_what_back_translation_needs(toy, trained):
+    run = llmcli.load(toy)
+    assert run.translate("abcd") == ["dcba"] and run.translate(["fe", "bad"]) == ["ef", "dab"]
+    assert list(synthetic_pairs(["fed"], translate=run.translate)) == [TextPair("def", "fed")]
+    with pytest.raises(InputError, match="is a LanguageModeling run, which turns no text into another"):
+        llmcli.load(trained).translate("abcd")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from llmcli import config as configs
 from llmcli import runs, ui
@@ -24,6 +24,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     import torch
 
     from llmcli import checkpoint
+    from llmcli.decoded import own_strategy
     from llmcli.decoding.generate import generate
     from llmcli.trainer import accelerator_of, quiet_lightning
 
@@ -46,7 +47,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
 
     sources = hasattr(loaded.task, "bind")  # what comes out stands for itself and continues nothing
     if sources and not any(each.lstrip("+").startswith("decoding") for each in configs.launch().overrides):
-        strategy = configs.build(OmegaConf.create(loaded.config).decoding, trusted=loaded.trusted)  # the run's own
+        strategy = own_strategy(loaded)
     else:
         strategy = configs.build(cfg.decoding)
     constraint = _constraint(cfg.constraint, loaded.tokenizer)
