@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llmcli import ui
 from llmcli.asked import ONE_TEXT, usage
@@ -127,7 +127,7 @@ def sum_up(parts: Parts, history: History, figures: Mapping[str, Any], *, folder
         ui.note(f"  next    llm generate ckpt={folder} --prompt {_quoted(prompt)}")
     elif hasattr(parts.task, "predict"):
         word = max(prompt.split(), key=len, default=prompt)
-        asked = parts.task.example(prompt) if hasattr(parts.task, "example") else word
+        asked = cast(Any, parts.task).example(prompt) if hasattr(parts.task, "example") else word
         said = f"--text {_quoted(asked)}" if (way := _way(parts)) == ONE_TEXT else usage(way)
         ui.note(f"  next    llm predict ckpt={folder} {said}")
 
