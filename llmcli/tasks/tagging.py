@@ -38,6 +38,7 @@ from llmcli.tokenizers.base import Tokenizer
 
 AT_ONCE = 64  # sentences of similar length that are predicted together
 D_BYTE = 25  # width of the embedding of a byte
+LONGEST_EXAMPLE = 60  # characters
 
 
 class Tagging(Task):
@@ -192,6 +193,10 @@ class Tagging(Task):
                 one["spans"] = marked(spans_of(record.tags), spans_of(predicted), places)
             found.append(one)
         return found
+
+    def example(self, text: str) -> str:
+        """Something to ask `predict`: how the text begins."""
+        return text if len(text) <= LONGEST_EXAMPLE else text[:LONGEST_EXAMPLE].rpartition(" ")[0] or text[:20]
 
     # -- prediction --------------------------------------------------------------------------------------------
 

@@ -266,6 +266,12 @@ def test_outcomes_show_what_was_true_and_what_was_predicted(tokenizer):
     assert kinds.count("both") == int(result.sums["hits"].sum())
 
 
+def test_a_first_prediction_is_shown_with_a_sentence(tokenizer):
+    task = make(tokenizer)
+    assert task.example("Ann went.") == "Ann went." and task.example("去" * 80) == "去" * 20
+    assert task.example("word " * 20) == "word word word word word word word word word word word word"[:59]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
