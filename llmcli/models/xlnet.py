@@ -76,8 +76,8 @@ class XLNet(EncoderOnly):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal, biases of linear layers zero. The std is the paper's 0.02 at its width of 768, and larger for narrower
-        models, which learn sooner from it.
+        """Normal, biases of linear layers zero. The std is the paper's 0.02 at its width of 768; narrower models have a
+        larger one, from which they learn sooner.
         """
         std = 0.02 * (768 / self.d_model) ** 0.5
         for parameter in self.parameters():
