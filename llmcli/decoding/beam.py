@@ -140,8 +140,9 @@ class Beam:
                 row.ended.append(self._hypothesis(node))
         row.ended.sort(key=lambda each: -each.score)
         del row.ended[self.beams :]
-        if row.live:  # places that nothing possible fills
-            row.live += [Node(-math.inf, 0.0, 0, 0)] * (self.beams - len(row.live))
+        if row.live:  # fewer than asked for are possible: the other places repeat one and count for nothing
+            first = row.live[0]
+            row.live += [Node(-math.inf, 0.0, first.parent, first.token)] * (self.beams - len(row.live))
 
     def _done(self, row: Row, length: int, max_new_tokens: int) -> bool:
         if not row.live:
