@@ -140,7 +140,7 @@ class Tagging(Task):
             return embedded
         spelled = characters.view(*first.shape, self.longest)[real]  # (N, L)
         spelled = spelled[:, : int((spelled != 0).sum(1).max())]
-        added = self.blend(self.head.dropout(self.spelling(spelled))).to(embedded.dtype)  # (N, E)
+        added = self.blend(self.spelling(spelled)).to(embedded.dtype)  # (N, E)
         rows = torch.arange(len(ids), device=ids.device).unsqueeze(1).expand_as(first)[real]
         return embedded.index_put((rows, first[real]), added, accumulate=True)
 
