@@ -105,7 +105,7 @@ class Run:
     def predict(
         self, text: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]], *, top: int = 10
     ) -> list[dict[str, Any]]:
-        """What the run's task answers to each text, or to a dict of what it is asked with (`question` and `context`), as
+        """What the run's task answers to each text, or to a dict of what it is asked with (`question`, `context`), as
         `llm predict` prints it.
 
         Raises InputError where the task predicts nothing, or is asked with other texts.

@@ -56,7 +56,9 @@ class SequenceToSequence(Task):
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
         if not causal:
-            raise InputError("task=sequence_to_sequence writes the target from its beginning and needs task.causal=true")
+            raise InputError(
+                "task=sequence_to_sequence writes the target from its beginning and needs task.causal=true"
+            )
         if bos_id is None or eos_id is None:
             raise InputError(
                 "task=sequence_to_sequence needs a tokenizer with ids for the beginning and the end of a text",
