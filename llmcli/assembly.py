@@ -148,6 +148,7 @@ def build(
         device=device,
         width=task.width,
         parameters=matrix_parameters(task),
+        one_shape=getattr(data, "gives", "windows") != "examples",
         tokens=tokens,
         seconds=budget.seconds,
     )

@@ -37,10 +37,12 @@ def choose(
     device: str,
     width: int,
     parameters: int,
+    one_shape: bool,
     tokens: int | None,
     seconds: float | None,
 ) -> Choice:
-    """device: "cpu", "cuda", "mps"; width: d_model; parameters: in matrices; tokens, seconds: the planned run.
+    """device: "cpu", "cuda", "mps"; width: d_model; parameters: in matrices; one_shape: of all training batches; tokens,
+    seconds: the planned run.
 
     Raises InputError for float16 on a CPU, which has no kernels for it.
     """
@@ -53,6 +55,8 @@ def choose(
         precision, why = _precision(device, width)
     if settings.compile != "auto":
         return Choice(precision, bool(settings.compile), f"{_NAMES[precision]} ({why}), compile as asked")
+    if not one_shape:  # each new shape would be compiled for
+        return Choice(precision, False, f"{_NAMES[precision]} ({why}), compile off: batches of many shapes")
     compiled, because = _compile(device, parameters, tokens, seconds)
     return Choice(
         precision,

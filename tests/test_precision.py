@@ -22,7 +22,7 @@ def settings(**changes: Any) -> TrainerSettings:
 
 
 def pick(device: str = "cpu", **changes: Any) -> Choice:
-    planned: dict[str, Any] = {"width": 64, "parameters": 1000, "tokens": 1000, "seconds": None}
+    planned: dict[str, Any] = {"width": 64, "parameters": 1000, "one_shape": True, "tokens": 1000, "seconds": None}
     given = {name: changes.pop(name) for name in list(changes) if name in planned}
     return choose(settings(**changes), device=device, **{**planned, **given})
 
@@ -85,3 +85,10 @@ def test_every_precision_that_settings_take_has_a_name():
     from llmcli.trainer import Precision
 
     assert set(precision._NAMES) == set(get_args(Precision)) - {"auto"}
+
+
+def test_batches_of_many_shapes_are_not_compiled_for_unless_asked():
+    for seconds in (None, 1e6):
+        found = pick(one_shape=False, seconds=seconds)
+        assert not found.compile and found.reason.endswith("compile off: batches of many shapes")
+    assert pick(one_shape=False, compile="true").compile
