@@ -41,8 +41,8 @@ def choose(
     tokens: int | None,
     seconds: float | None,
 ) -> Choice:
-    """device: "cpu", "cuda", "mps"; width: d_model; parameters: in matrices; one_shape: whether all training batches have
-    it; tokens, seconds: the planned run.
+    """device: "cpu", "cuda", "mps"; width: d_model; parameters: in matrices; one_shape: of all batches;
+    tokens, seconds: the planned run.
 
     Raises InputError for float16 on a CPU, which has no kernels for it.
     """
