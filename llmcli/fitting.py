@@ -26,7 +26,7 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
         raise InputError(
             f"model={choices.get('model')} is of kind {kind!r} and cannot be trained with task={choices.get('task')}, "
             f"which takes: {', '.join(kinds)}",
-            _only_models(choices, kinds) or _tasks_for(model) or "llm train --help lists the models and tasks",
+            _only_models(choices, task) or _tasks_for(model) or "llm train --help lists the models and tasks",
         )
     if missing := [name for name in getattr(task, "calls", ()) if not hasattr(model, name)]:
         raise InputError(
@@ -89,9 +89,13 @@ def _tasks(fits: Callable[[Any], bool]) -> str:
     return f"it goes with task={' or task='.join(fitting)}" if fitting else ""
 
 
-def _only_models(choices: Mapping[str, str], kinds: Sequence[str]) -> str:
+def _only_models(choices: Mapping[str, str], task: Any) -> str:
     """Of a task with only one kind of model, which these are; "" of others, where the task is more often wrong."""
-    fitting = [name for name, model in _shipped("model").items() if [getattr(model, "kind", None)] == list(kinds)]
+    fitting = [
+        name
+        for name, model in _shipped("model").items()
+        if [getattr(model, "kind", None)] == list(task.kinds) and all(hasattr(model, each) for each in task.calls)
+    ]
     return f"task={choices.get('task')} goes with model={' or model='.join(fitting)}" if fitting else ""
 
 

@@ -116,7 +116,7 @@ def test_the_generator_gets_no_gradient_of_the_discriminator(tokenizer):
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=0)
         assert one[name].any() or "k.bias" in name  # which a softmax does not feel
     for name in ("head.0.weight", "model.blocks.0.q.weight"):
-        torch.testing.assert_close(one[name], 50 * other[name])
+        torch.testing.assert_close(one[name], 50 * other[name], rtol=1e-3, atol=1e-3)
     assert not torch.equal(one["model.input_embedding.weight"], other["model.input_embedding.weight"])  # is shared
 
 
