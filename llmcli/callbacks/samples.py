@@ -41,17 +41,21 @@ class Samples(Callback):
         generates = isinstance(pl_module, Task) and pl_module.generates
         if trainer.state.fn != "fit" or not trainer.is_global_zero or not generates or not isinstance(self.prompt, str):
             return
-        self._text = generate(
-            cast("GeneratingModel | SourceModel", pl_module),
-            self._tokenizer,
-            [self.prompt],
-            strategy=self._strategy,
-            max_new_tokens=self._max_new_tokens,
-            num_samples=1,
-            stop=(),
-            seed=self._seed,
-            unknown="replace",
-        )[0].text
+        try:
+            self._text = generate(
+                cast("GeneratingModel | SourceModel", pl_module),
+                self._tokenizer,
+                [self.prompt],
+                strategy=self._strategy,
+                max_new_tokens=self._max_new_tokens,
+                num_samples=1,
+                stop=(),
+                seed=self._seed,
+                unknown="replace",
+            )[0].text
+        except InputError as err:  # a prompt that the model cannot read is no reason to stop learning
+            ui.note(f"no samples: {err}")
+            self.prompt = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._text is not None and self.prompt is not None:

@@ -123,6 +123,12 @@ class Writer:
                 found[:] = False
             else:
                 found &= _tokens(self.matcher, len(found))
+                found[self.constraint.end_id] &= self.matcher.is_accepting()
+                if not found.any():
+                    raise InputError(
+                        "the run's vocabulary lacks what the constraint asks for next",
+                        "its tokenizer was trained on other text; tokenizer=bpe and byte can spell everything",
+                    )
         if not found.any():
             found[self.constraint.end_id] = True
         return found
@@ -204,11 +210,23 @@ class _Vocabulary:
         self.tokens = [piece or f"<special {index}>".encode() for index, piece in enumerate(pieces)]
         self.special_token_ids = [index for index, piece in enumerate(pieces) if not piece]
         self._ids = {piece: index for index, piece in enumerate(pieces) if piece}
+        self._longest = max(map(len, pieces))
 
     def __call__(self, text: bytes | str) -> list[int]:
-        """Only byte by byte: llguidance needs it for texts that must come next, which are not forced here."""
+        """The longest pieces first: where a rule leaves one text alone, llguidance lets its first token come.
+
+        Raises ValueError for bytes that no piece has.
+        """
         data = text.encode() if isinstance(text, str) else text
-        return [self._ids[bytes([byte])] for byte in data if bytes([byte]) in self._ids]
+        ids, start = [], 0
+        while start < len(data):
+            ends = range(min(len(data), start + self._longest), start, -1)
+            end = next((end for end in ends if data[start:end] in self._ids), None)
+            if end is None:
+                raise ValueError(f"the vocabulary has nothing for {data[start:][:20]!r}")
+            ids.append(self._ids[data[start:end]])
+            start = end
+        return ids
 
 
 def _tokens(matcher: Any, vocab_size: int) -> NDArray[np.bool_]:

@@ -56,7 +56,9 @@ class Contrastive:
             raise InputError(
                 f"contrastive search stays within what the model sees, {model.max_seq_len} tokens: {longest} of the "
                 f"prompt and {max_new_tokens} new ones are more",
-                f"max_new_tokens={max(1, model.max_seq_len - longest)}; decoding=greedy and sample go on past it",
+                f"max_new_tokens={model.max_seq_len - longest} fits; decoding=greedy and sample go on past it"
+                if longest < model.max_seq_len
+                else "shorten the prompt; decoding=greedy and sample go on past it",
             )
         ids = torch.zeros(len(prompts), longest, dtype=torch.int64)
         for row, prompt in enumerate(prompts):
@@ -95,4 +97,5 @@ class Contrastive:
     def choose(self, probs: Tensor, hidden: Tensor, context: Tensor, real: Tensor) -> Tensor:
         """probs (B, K), unit vectors hidden (B, K, D) and context (B, S, D), real (B, S) -> places (B,) below K."""
         likeness = (hidden @ context.mT).masked_fill(~real[:, None], -math.inf).amax(dim=-1)  # (B, K)
-        return ((1 - self.alpha) * probs - self.alpha * likeness).argmax(dim=-1)
+        scores = (1 - self.alpha) * probs - self.alpha * likeness
+        return scores.masked_fill(probs == 0, -math.inf).argmax(dim=-1)  # what a rule forbids is no candidate

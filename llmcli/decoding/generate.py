@@ -101,7 +101,8 @@ def generate(
         if isinstance(bound, SourceModel):
             bound = bound.bind([encoded[row] for row in members])
             starts = bound.starts
-            longest = min(max_new_tokens, bound.max_seq_len or max_new_tokens)
+            if bound.max_seq_len is not None:  # what stands before the first token takes a place
+                longest = max(1, min(max_new_tokens, bound.max_seq_len - 1))
         for row, start in zip(members, starts, strict=True):
             dropped[row] = len(start) - kept_tokens(len(start), bound.max_seq_len)
         if constraint is not None:
@@ -192,11 +193,11 @@ def _follow(steps: Iterator[Emitted], rows: Sequence[Row]) -> None:
 
 def _check_room(model: GeneratingModel, prompt: int, new: int) -> None:
     window = model.max_seq_len
-    if window is not None and prompt + new > window:
+    if window is not None and prompt + new - 1 > window:  # the last token is not read any more
         raise InputError(
             f"a constrained text stays within what the model sees, {window} tokens: {prompt} of the prompt and {new} "
             "new ones are more",
-            f"max_new_tokens={max(1, window - prompt)}",
+            f"max_new_tokens={window + 1 - prompt}" if prompt <= window else "shorten the prompt",
         )
 
 

@@ -184,7 +184,8 @@ class Marginals:
         after = first + len(tags)
         if after < int(self.real[row].sum()):
             following = transitions[tags[-1]] + self.scores[row, after] + self.betas[row, after]  # (C,)
-            score = score + following.index_fill(0, torch.tensor(not_after, dtype=torch.int64), -torch.inf).logsumexp(0)
+            others = torch.tensor(not_after, dtype=torch.int64, device=following.device)
+            score = score + following.index_fill(0, others, -torch.inf).logsumexp(0)
         else:
             score = score + end[tags[-1]]
         return float((score - self.total[row]).exp())

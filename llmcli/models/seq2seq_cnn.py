@@ -172,7 +172,7 @@ class DecoderBlock(nn.Module):
         context = scores.softmax(dim=-1).to(h.dtype) @ sources.hidden
         # a mean of n values has 1 / n of their variance
         n = sources.hidden.shape[1] if sources.mask is None else sources.mask.sum(1)[:, None, None]
-        context = context * n**0.5
+        context = context * (n**0.5 if isinstance(n, int) else n.to(context.dtype).sqrt())
         attended: Tensor = (self.out(context) + h) * HALF
         return (attended + x) * HALF
 

@@ -130,7 +130,7 @@ def test_an_interrupted_summary_leaves_a_completed_run_that_resume_sums_up(llm, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "ngram_floor", interrupt)
+        patch.setattr(results, "floor_of", interrupt)
         ended = llm("train", *small, f"hydra.run.dir={folder}")
     assert ended.code == 130
     assert f"the run is complete, without its final figures; llm train resume={folder} writes them" in ended.err

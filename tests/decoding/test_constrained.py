@@ -11,8 +11,10 @@ from toy import ToyModel, penalties
 
 from llmcli.decoding.beam import Beam
 from llmcli.decoding.constrained import Banned, Constraint
+from llmcli.decoding.contrastive import Contrastive
 from llmcli.decoding.generate import generate
 from llmcli.decoding.greedy import Greedy
+from llmcli.decoding.mbr import MinimumBayesRisk
 from llmcli.decoding.sample import Sample
 from llmcli.errors import InputError
 from llmcli.tokenizers.byte import ByteTokenizer
@@ -22,6 +24,7 @@ from llmcli.tokenizers.subword import train
 GREEDY = Greedy(penalties=penalties())
 SAMPLE = Sample(temperature=1.0, top_k=None, top_p=None, min_p=None, typical_p=None, penalties=penalties())
 BEAM = Beam(beams=3, n_best=1, length_penalty="gnmt", alpha=1.0, early_stopping=True)
+MBR = MinimumBayesRisk(samples=4, n_best=1, sampler=SAMPLE)
 BYTES = ByteTokenizer()
 
 
@@ -36,7 +39,7 @@ def texts(constraint, *, strategy=SAMPLE, tokenizer=BYTES, prompts=("x",), count
     return [(row.text, row.finish_reason) for row in rows]
 
 
-@pytest.mark.parametrize("strategy", [GREEDY, SAMPLE, BEAM])
+@pytest.mark.parametrize("strategy", [GREEDY, SAMPLE, BEAM, MBR])
 def test_every_strategy_keeps_to_the_rule(strategy):
     prompts = ["a", "bcd", "e f"]
     for text, reason in texts(Constraint(BYTES, choices=["yes", "no", "y.s"]), strategy=strategy, prompts=prompts):
@@ -118,3 +121,31 @@ def test_a_text_longer_than_the_window_is_refused():
     with pytest.raises(InputError, match="8 tokens: 1 of the prompt and 60 new ones are more"):
         texts(Constraint(BYTES, choices=["yes"]), max_seq_len=8)
     assert texts(Constraint(BYTES, choices=["yes"]), max_seq_len=8, count=7)[0][0].strip() == "yes"
+
+
+def test_contrastive_search_takes_nothing_that_a_rule_forbids():
+    probs = torch.tensor([[0.9, 0.1, 0.0]])
+    context = torch.tensor([[[1.0, 0.0]]])
+    hidden = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [-1.0, 0.0]]])  # the last one, forbidden, is the least alike
+    chosen = Contrastive(top_k=3, alpha=1.0).choose(probs, hidden, context, torch.tensor([[True]]))
+    assert chosen.item() == 1
+
+
+def test_a_forced_text_is_written_in_the_tokens_of_the_vocabulary():
+    tokenizer = train(
+        ["the answer is yes, the answer is no\n"] * 20, algorithm="bpe", vocab_size=300, character_coverage=1.0,
+        max_piece_length=8, sample_characters=10_000, seed=0,
+    )  # fmt: skip
+    writer, ids = Constraint(tokenizer, pattern="the answer is no").writer(), []
+    while tokenizer.eos_id not in ids:
+        ids.append(int(writer.allowed().nonzero()[0][-1]))  # of what is allowed the last is the longest piece
+        writer.take(ids[-1])
+    assert tokenizer.decode(ids) == "the answer is no"
+    assert len(ids) <= 8  # byte by byte it would be 17
+
+
+def test_a_vocabulary_that_lacks_a_letter_is_said():
+    writer = Constraint(CharTokenizer("1"), pattern="1(9|5)").writer()
+    writer.take(16)
+    with pytest.raises(InputError, match="the run's vocabulary lacks what the constraint asks for next"):
+        writer.allowed()
