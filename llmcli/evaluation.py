@@ -110,11 +110,9 @@ def score(
         if bootstrap:
             found["intervals"] = {name: list(each) for name, each in answers.intervals(bootstrap).items()}
         if numbers := scored.leaked():
-            found["without_leaks"] = {
-                "examples": scored.count - len(numbers),
-                **answers.without(numbers),
-                **_floors(loaded, scored, without=numbers),
-            }
+            found["without_leaks"] = {"examples": scored.count - len(numbers)}
+            if len(numbers) < scored.count:  # else nothing is left that could have a figure
+                found["without_leaks"] |= answers.without(numbers) | _floors(loaded, scored, without=numbers)
         if classes := answers.classes():
             found["classes"] = classes
         if baseline is not None and other is not None:

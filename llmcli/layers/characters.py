@@ -34,7 +34,7 @@ def byte_ids(words: Sequence[str], longest: int) -> NDArray[np.int64]:
         data = word.encode("utf-8", "surrogatepass").translate(_DIGITS)
         if len(data) > longest - 2:
             head = (longest - 1) // 2
-            data = data[:head] + data[head - (longest - 2) :]
+            data = data[:head] + data[len(data) - (longest - 2 - head) :]
         row[: len(data) + 2] = [_BEGIN, *(_BYTES + byte for byte in data), _END]
     return found
 

@@ -15,6 +15,7 @@ KINDS = [CharacterCNN, CharacterLSTM]
 
 
 def test_bytes_between_marks_and_of_long_words_both_ends():
+    assert byte_ids(["cat"], 3).tolist() == [[*byte_ids(["c"], 3)[0]]]  # one byte is all that has room
     ids = byte_ids(["ab", "中", "", "prefixes"], 6)
     assert ids[0].tolist() == [1, 3 + ord("a"), 3 + ord("b"), 2, 0, 0]
     assert ids[1].tolist() == [1, *(3 + byte for byte in "中".encode()), 2, 0]
