@@ -54,22 +54,26 @@ WORDS = {"en": ENGLISH, "zh": CHINESE}
 def remove_stop_words(text: str, *, languages: Sequence[Language], extra: Sequence[str], keep: Sequence[str]) -> str:
     """The text without stop words, in any case, each with one space after it; the rest stands as it was.
 
-    languages: whose lists and segmenters are used, one after the other. extra: more words to remove. keep: words of the
-    lists that stay. Raises InputError for a language without a list.
+    languages: whose lists and segmenters are used, each on the text as it was. extra: more words to remove. keep: words
+    of the lists that stay. Raises InputError for a language without a list.
     """
+    found: list[tuple[int, int]] = []
     for language in languages:
         if language not in WORDS:
             raise InputError(
                 f"clean.stop_words.languages: there is no list for {language}", f"there are: {', '.join(WORDS)}"
             )
         words = _chosen(language, tuple(extra), tuple(keep))
-        pieces, start = [], 0
         for first, last in _segmenter(language).spans(text):
             if text[first:last].lower().replace("’", "'") in words:
-                pieces.append(text[start:first])
-                start = last + text.startswith(" ", last)
-        text = "".join(pieces) + text[start:] if pieces else text
-    return text
+                found.append((first, last + text.startswith(" ", last)))
+    if not found:
+        return text
+    pieces, start = [], 0
+    for first, last in sorted(found):
+        pieces.append(text[start:first])  # nothing where the words of two languages overlap
+        start = max(start, last)
+    return "".join(pieces) + text[start:]
 
 
 @cache
