@@ -75,7 +75,11 @@ class Answers:
     def against(self, baseline: Answers, resamples: int) -> dict[str, dict[str, float]]:
         """How far each figure is from that of another run on the same examples: measured, low, high, p by its name."""
         ours, theirs = (side.contributions.each() for side in (self, baseline))
-        found = differences(self.task.metrics(), ours, theirs, resamples=resamples)
+        if not ours or not theirs:  # a task that does not say what each example contributes
+            return {}
+        found = differences(
+            self.task.metrics(), ours, theirs, resamples=resamples, baseline_metrics=baseline.task.metrics()
+        )
         return {name: asdict(each) for name, each in found.items()}
 
     def classes(self) -> dict[str, dict[str, float]]:

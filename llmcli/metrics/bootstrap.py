@@ -73,14 +73,19 @@ def differences(
     *,
     resamples: int,
     seed: int = SEED,
+    baseline_metrics: Sequence[Metric] | None = None,
 ) -> dict[str, Difference]:
-    """How far the figures of one system are from those of another on the same examples (N), in the same order."""
+    """How far the figures of one system are from those of another on the same examples (N), in the same order.
+
+    baseline_metrics: of the other system, where its sums are in units of its own; None: the same.
+    """
+    other = {metric.name: metric for metric in (metrics if baseline_metrics is None else baseline_metrics)}
     both = {name: value for name, value in each.items() if name in baseline}
     ours, theirs = (resampled(side, resamples=resamples, seed=seed) for side in (both, baseline))
     found = {}
-    for metric in _known(metrics, both):
-        spread = _figures(metric, ours) - _figures(metric, theirs)
-        measured = float(_figures(metric, _whole(both)) - _figures(metric, _whole(baseline)))
+    for metric in (each for each in _known(metrics, both) if each.name in other):
+        spread = _figures(metric, ours) - _figures(other[metric.name], theirs)
+        measured = float(_figures(metric, _whole(both)) - _figures(other[metric.name], _whole(baseline)))
         against = min(int((spread <= 0).sum()), int((spread >= 0).sum()))
         low, high = _middle(spread)
         found[metric.name] = Difference(measured, low, high, p=min(1.0, 2 * (against + 1) / (resamples + 1)))

@@ -9,6 +9,7 @@ import torch
 
 from llmcli.metrics.bootstrap import SEED, Contributions, differences, intervals, resampled
 from llmcli.metrics.classification import MacroF1, Matthews, class_counts
+from llmcli.metrics.regression import SquaredError
 from llmcli.metrics.text import Accuracy, BitsPerByte, Loss
 
 N = 400
@@ -109,3 +110,12 @@ def test_the_sign_that_is_as_often_turned_is_no_difference():
     right = {"correct": torch.arange(N) % 2 == 1, "n": torch.ones(N)}
     [found] = differences([Accuracy()], left, right, resamples=999).values()
     assert found.measured == 0 and found.p > 0.9
+
+
+def test_each_side_is_measured_in_its_own_units():
+    errors = torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
+    ours, theirs = ({"squared_error": errors / std**2, "n": torch.ones(3)} for std in (1.0, 2.0))
+    found = differences(
+        [SquaredError(scale=1.0)], ours, theirs, resamples=50, baseline_metrics=[SquaredError(scale=2.0)]
+    )
+    assert found["mse"].measured == pytest.approx(0.0) and found["mse"].low == pytest.approx(0.0)
