@@ -102,7 +102,9 @@ class XLNet(EncoderOnly):
         inputs_embeds: Tensor | None = None,
     ) -> Tensor:
         """As in Backbone. Only distances count: `positions` changes nothing. inputs_embeds without ids are one text."""
-        return self._states(ids, mask, segment_ids, inputs_embeds)[-1]
+        hidden = self._states(ids, mask, segment_ids, inputs_embeds)[-1]
+        # as in `Block`: the query stream's own vector is part of the sum, and changes nothing
+        return hidden + 0.0 * self.query_embedding if self.training else hidden
 
     def hidden_states(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
         """The embedding and each block's output, (B, T, D)."""
@@ -224,6 +226,8 @@ class Block(nn.Module):
         if view.apart is not None:
             of_text = self._heads((q + self.text_bias) * self.apart * scale).sum(-1, keepdim=True)  # (B, H, Q, 1)
             scores = scores + of_text * view.apart
+        elif self.training:  # several processes wait for the gradient of every parameter
+            scores = scores + 0.0 * (self.text_bias.sum() + self.apart.sum())
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if view.hides is not None:
             scores = scores.masked_fill(view.hides, -torch.inf)

@@ -183,3 +183,14 @@ def test_without_a_separator_all_is_one_text():
 def test_what_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         build(**changes)
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_every_parameter_takes_part_in_training_which_several_processes_need(streams):
+    model, ids = build().train(), torch.full((B, T), 9)  # one text a row: no separator
+    hidden = model(ids) if streams == 1 else model.two_streams(ids, ORDER, TARGETS)
+    hidden.square().sum().backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
+    for name, weight in model.named_parameters():  # what had no part has a gradient of nothing
+        if name.endswith(("text_bias", "apart")):
+            assert not weight.grad.any()
