@@ -101,18 +101,25 @@ class LanguageModelHead(nn.Module):
         smoothing = self.label_smoothing if self.training else 0.0
         return _loss(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten(), self.softcap, smoothing)
 
-    @torch.no_grad()
     def loss_and_correct(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """For evaluation: (the unsmoothed sum of `loss`, how many labels the highest logit names)."""
-        hidden, labels = hidden.flatten(0, -2), labels.flatten()
-        loss = torch.zeros((), device=hidden.device)
-        correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
-        for start in range(0, len(labels), CHUNK):
+        loss, correct = self.of_each_label(hidden, labels)
+        return loss.sum(), correct.sum()
+
+    @torch.no_grad()
+    def of_each_label(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """For evaluation: the unsmoothed loss of each label, and whether the highest logit names it, (B, T) both.
+
+        0 and False where a label is -100.
+        """
+        shape, hidden, labels = labels.shape, hidden.flatten(0, -2), labels.flatten()
+        losses, correct = [], []
+        for start in range(0, max(1, len(labels)), CHUNK):  # of no labels one empty chunk
             target = labels[start : start + CHUNK]
             logits = self.logits(hidden[start : start + CHUNK])
-            loss += cross_entropy(logits, target, label_smoothing=0.0)
-            correct += ((logits.argmax(dim=-1) == target) & (target != IGNORED)).sum()
-        return loss, correct
+            losses.append(F.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none"))
+            correct.append((logits.argmax(dim=-1) == target) & (target != IGNORED))
+        return torch.cat(losses).view(shape), torch.cat(correct).view(shape)
 
 
 class MaskedHead(nn.Module):

@@ -95,8 +95,9 @@ class SequenceToSequence(Task):
         tokens = batch["n_ids"] + n
         if stage == "train":
             return StepResult(loss=self.head(hidden, batch["labels"]), n=n, tokens=tokens)
-        loss, correct = self.head.loss_and_correct(hidden, batch["labels"])
-        return StepResult(loss=loss, n=n, tokens=tokens, sums={"correct": correct})
+        loss, correct = self.head.of_each_label(hidden, batch["labels"])  # (B, T)
+        each = {"loss": loss.sum(1), "n": (batch["labels"] != IGNORED).sum(1), "correct": correct.sum(1)}
+        return StepResult.of_examples(each, n=n, tokens=tokens)
 
     def metrics(self) -> Sequence[Metric]:
         return Loss(), Perplexity(), Accuracy()

@@ -198,3 +198,14 @@ def test_sources_that_cannot_be_read():
 def test_what_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         make(**changes)
+
+
+def test_validation_says_what_each_pair_adds():
+    task = make()
+    result = task._step(batch(task), "val")
+    assert result.each["n"].tolist() == [4, 6, 2, 2] and result.n == 14
+    assert result.each["loss"].sum().item() == pytest.approx(result.loss.item())
+    assert result.each["correct"].sum() == result.sums["correct"]
+    for row, pair in enumerate(PAIRS):
+        alone = task._step(batch(task, [pair]), "val")
+        assert result.each["loss"][row].item() == pytest.approx(alone.loss.item(), rel=1e-5)
