@@ -8,7 +8,7 @@ from array import array
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from llmcli.data.source import Source, check_fractions
 from llmcli.errors import InputError
 
 _END = 2**64  # of the hashes
+SplitBy = Literal["source", "target"]
 Bounds = tuple[int, int]  # hashes below the first are val, below the second test, the others train
 
 
@@ -43,8 +44,11 @@ class DealtRecords(Source[Record]):
         flaws: Literal["error", "skip"],
         unseen_labels: Literal["error", "skip"],
         train_examples: int | None = None,  # runs of earlier versions have no such key
+        split_by: SplitBy = "source",
     ) -> None:
         check_fractions(val_fraction, test_fraction)
+        if split_by not in get_args(SplitBy):
+            raise InputError(f"data.split_by ({split_by}) must be one of {', '.join(get_args(SplitBy))}")
         if train_examples is not None and train_examples < 1:
             raise InputError(f"data.train_examples ({train_examples}) must be at least 1", "null keeps all")
         for name, value in (("flaws", flaws), ("unseen_labels", unseen_labels)):
@@ -52,7 +56,7 @@ class DealtRecords(Source[Record]):
                 raise InputError(f"data.{name} ({value}) must be one of error, skip")
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.stratify, self.seed, self.flaws, self.unseen_labels = stratify, seed, flaws, unseen_labels
-        self.train_examples = train_examples
+        self.train_examples, self.split_by = train_examples, split_by
         self._flawed: dict[str, int] = {}
         self._unseen: dict[str, int] = {}
 
@@ -95,6 +99,7 @@ class DealtRecords(Source[Record]):
         """What decides which records are in which split, for the fingerprint."""
         shares = {name: share for name, share in self.fractions.items() if name in self._dealt}
         how = {"fractions": shares, "stratify": self.stratify, "seed": self.seed} if shares else {}
+        how |= {"split_by": self.split_by} if shares and self.split_by != "source" else {}
         few = {} if self.train_examples is None else {"train_examples": self.train_examples, "seed": self.seed}
         return {**how, **few, "flaws": self.flaws, "unseen_labels": self.unseen_labels}
 
@@ -150,7 +155,8 @@ class DealtRecords(Source[Record]):
 
     def _place(self, record: Record) -> int:
         value = hashlib.blake2b(digest_size=8, salt=(self.seed % _END).to_bytes(8, "big"))
-        for text in record.inputs():
+        n_inputs = len(record.inputs())
+        for text in record.inputs() if self.split_by == "source" else record.texts()[n_inputs:]:
             data = text.encode("utf-8", "surrogatepass")
             value.update(len(data).to_bytes(8, "big") + data)
         return int.from_bytes(value.digest(), "big")

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from llmcli.data.dealing import DealtRecords
+from llmcli.data.dealing import DealtRecords, SplitBy
 from llmcli.data.decode import AUTO, read_as
 from llmcli.data.find_files import find, identity
 from llmcli.data.open_file import is_archive, members
 from llmcli.data.published_files import PublishedFiles
 from llmcli.data.reader import Flaw, Reader, options_of
-from llmcli.data.records import Record
+from llmcli.data.records import Record, TextPair
 from llmcli.data.source import Report
 from llmcli.errors import InputError
 
@@ -50,6 +50,7 @@ class RecordFiles(DealtRecords):
         flaws: Literal["error", "skip"],
         unseen_labels: Literal["error", "skip"],
         train_examples: int | None = None,  # runs of earlier versions have no such key
+        split_by: SplitBy = "source",
     ) -> None:
         super().__init__(
             val_fraction=val_fraction,
@@ -59,7 +60,10 @@ class RecordFiles(DealtRecords):
             flaws=flaws,
             unseen_labels=unseen_labels,
             train_examples=train_examples,
+            split_by=split_by,
         )
+        if split_by == "target" and not issubclass(reader.record, TextPair):
+            raise InputError(f"data.split_by=target is for pairs of texts; these records are {reader.record.__name__}")
         self.reader, self.record = reader, reader.record
         self._published: PublishedFiles | None = None
         self._files: dict[str, list[Path]] = {}

@@ -207,3 +207,20 @@ def test_a_few_of_train_are_exactly_so_many_copies_or_not(listed, count):
 def test_not_even_one_of_train_is_refused():
     with pytest.raises(InputError, match=r"data\.train_examples \(0\) must be at least 1"):
         Listed([], train_examples=0)
+
+
+def test_pairs_turned_round_are_split_alike_by_their_target():
+    pairs = [TextPair(f"source {number // 2}", f"target {number}") for number in range(60)]
+    turned = [TextPair(pair.target, pair.source) for pair in pairs]
+    shares = {"val_fraction": 0.2, "test_fraction": 0.2}
+    there, back = dealt(Listed(pairs, **shares)), dealt(Listed(turned, split_by="target", **shares))
+    assert {split: [TextPair(p.target, p.source) for p in found] for split, found in back.items()} == there
+    sources = {split: {pair.source for pair in found} for split, found in there.items()}
+    assert len(set.union(*sources.values())) == sum(map(len, sources.values())) == 30  # no source in two splits
+    assert dealt(Listed(turned, **shares)) != back
+    assert Listed(pairs, **shares).dealing() != Listed(pairs, split_by="target", **shares).dealing()
+
+
+def test_what_records_are_split_by_is_checked():
+    with pytest.raises(InputError, match=r"data\.split_by \(label\) must be one of source, target"):
+        Listed([], split_by="label")

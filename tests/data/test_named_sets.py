@@ -92,3 +92,15 @@ def test_counts_of_sets_without_published_splits(name, real_data):
     counts, flawed = records(name, real_data / folder)
     assert (sum(counts.values()), flawed) == (total, left_out)
     assert all(counts.values())
+
+
+@pytest.mark.shared_data
+def test_cmn_eng_holds_out_the_same_pairs_in_both_directions(real_data):
+    def split(turned):
+        cfg = load("cmn_eng", str(real_data / "cmn_eng"))
+        if turned:
+            cfg.data.reader.source, cfg.data.reader.target, cfg.data.split_by = 2, 1, "target"
+        return [(pair.source, pair.target)[:: -1 if turned else 1] for pair in config.build(cfg.data).records("test")]
+
+    assert split(turned=False) == split(turned=True)
+    assert len(split(turned=False)) == 1_000
