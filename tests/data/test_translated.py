@@ -1,0 +1,152 @@
+"""Examples made by translators: once, after the source's own, by runs named on the command line."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmcli.data import translated
+from llmcli.data.dealing import DealtRecords
+from llmcli.data.records import LabeledText, TextPair
+from llmcli.data.translated import with_reworded, with_synthetic_pairs
+from llmcli.errors import InputError
+
+
+class Listed(DealtRecords):
+    def __init__(self, record, **splits):
+        settings = {"val_fraction": 0.0, "test_fraction": 0.0, "stratify": False, "seed": 0}
+        super().__init__(**settings, flaws="error", unseen_labels="error")
+        self.record, self.lists = record, splits
+
+    @property
+    def own_splits(self):
+        return tuple(self.lists)
+
+    def read(self, own_split):
+        return iter(self.lists[own_split])
+
+    def fingerprint(self):
+        return {"lists": {split: [str(each) for each in listed] for split, listed in self.lists.items()}}
+
+    def describe(self):
+        return "lists"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLM_CACHE", str(tmp_path / "cache"))
+
+
+def shout(texts):
+    return [text.upper() for text in texts]
+
+
+def tail(texts):
+    return [f"{text}!" for text in texts]
+
+
+def silent(stage, done, total):
+    pass
+
+
+def texts(n):
+    return [LabeledText(f"text {i}", (str(i % 2),)) for i in range(n)]
+
+
+def test_train_has_its_own_examples_and_then_each_in_other_words():
+    source = Listed(LabeledText, train=texts(2), val=texts(1))
+    both = with_reworded(source, there=shout, back=tail, key=["a", "b"])
+    both.obtain(silent)
+    assert list(both.records("train")) == [*texts(2), LabeledText("TEXT 0!", ("0",)), LabeledText("TEXT 1!", ("1",))]
+    assert list(both.records("val")) == texts(1) and both.splits == ("train", "val")
+
+
+def test_it_is_made_once_for_the_same_data_and_runs():
+    calls = []
+
+    def counted(texts):
+        calls.append(len(texts))
+        return shout(texts)
+
+    for key in (["a", "b"], ["a", "b"], ["a", "c"]):
+        with_reworded(Listed(LabeledText, train=texts(3)), there=counted, back=tail, key=key).obtain(silent)
+    assert calls == [3, 3]  # the second time another run
+
+
+def test_what_was_stopped_goes_on_where_it_was(monkeypatch):
+    monkeypatch.setattr(translated, "AT_ONCE", 2)
+    calls = []
+
+    def stopped(texts):
+        calls.append(texts[0])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return shout(texts)
+
+    source = Listed(LabeledText, train=texts(5))
+    with pytest.raises(KeyboardInterrupt):
+        with_reworded(source, there=stopped, back=tail, key=["a", "b"]).obtain(silent)
+    again = with_reworded(source, there=stopped, back=tail, key=["a", "b"])
+    part = next(again._path().parent.glob("*.part"))
+    part.write_bytes(part.read_bytes() + b'[2, [["half a li')  # what a process that is killed may leave
+    again.obtain(silent)
+    assert calls == ["text 0", "text 2", "text 2", "text 4"]
+    assert [record.text for record in again.records("train")][5:] == [f"TEXT {n}!" for n in range(5)]
+    assert not list(again._path().parent.glob("*.part"))
+
+
+def test_sources_for_the_lines_of_a_file(tmp_path):
+    (tmp_path / "targets.txt").write_text("big dog\n\n small cat \n", encoding="utf-8")
+    own = Listed(TextPair, train=[TextPair("a", "b")])
+    both = with_synthetic_pairs(own, targets=tmp_path / "targets.txt", translate=shout, key="run")
+    both.obtain(silent)
+    assert list(both.records("train")) == [
+        TextPair("a", "b"),
+        TextPair("BIG DOG", "big dog"),
+        TextPair("SMALL CAT", "small cat"),
+    ]
+    before = both.fingerprint()
+    (tmp_path / "targets.txt").write_text("other", encoding="utf-8")
+    assert (
+        with_synthetic_pairs(own, targets=tmp_path / "targets.txt", translate=shout, key="run").fingerprint() != before
+    )
+
+
+def test_what_cannot_be_done_is_said(tmp_path):
+    with pytest.raises(InputError, match=r"pairs of texts; this is LabeledText"):
+        with_synthetic_pairs(Listed(LabeledText, train=[]), targets=tmp_path, translate=shout, key="run")
+    with pytest.raises(InputError, match=r"there is no file"):
+        with_synthetic_pairs(Listed(TextPair, train=[]), targets=tmp_path / "no", translate=shout, key="run")
+
+
+ROWS = "text,label\n" + "".join(f"{word},{'ab'[n % 2]}\n" for n, word in enumerate(("bad", "fee", "cab", "ace") * 3))
+
+
+def test_two_runs_reword_the_training_texts_from_the_command_line(llm, tmp_path):
+    pairs = ["data=reverse_copy", "data.train=200", "data.letters=6", "data.shortest=2", "data.longest=4"]
+    small = ["model=seq2seq_transformer", "model.d_model=16", "model.n_encoder_layers=1", "model.n_decoder_layers=1"]
+    run = tmp_path / "turned"
+    assert llm("train", *pairs, *small, "trainer.max_steps=2", "decoding=greedy", f"hydra.run.dir={run}").code == 0
+    (tmp_path / "rows.csv").write_text(ROWS, encoding="utf-8")
+    rows = ["data=labeled_text", f"data.path={tmp_path / 'rows.csv'}", "data.val_fraction=0.25", "tokenizer=byte"]
+    by = f"prepare.reworded_by=[{run},{run}]"
+    done = llm("prepare", *rows, by)
+    assert done.code == 0, done.err
+    made = [json.loads(line) for file in (tmp_path / "cache" / "translated").glob("*.jsonl") for line in file.open()]
+    assert sum(count for count, _ in made) == 9  # all of train, nothing of val
+    assert llm("prepare", *rows, by, "data.path=nowhere").code == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["prepare.reworded_by=[runs/one]"], "must be two runs"),
+        (["prepare.reworded_by=[runs/no,runs/no]"], "there is no run or checkpoint runs/no"),
+        (["prepare.sources_by=runs/no"], "prepare.targets, a file of texts, go together"),
+    ],
+)
+def test_options_that_do_not_fit(llm, tmp_path, options, message):
+    (tmp_path / "rows.csv").write_text(ROWS, encoding="utf-8")
+    refused = llm("prepare", "data=labeled_text", f"data.path={tmp_path / 'rows.csv'}", *options)
+    assert refused.code == 2 and message in refused.err
