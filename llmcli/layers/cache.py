@@ -23,16 +23,18 @@ class KVCache(State):
     One `step` of a model calls `positions`, `mask`, then `append` in each layer, then `advance` once. Rows
     may have different lengths: the padding of a short row is written behind its real tokens, where causality
     hides it from every real query until the next tokens overwrite it. `append` writes in place: the cache is
-    for inference.
+    for inference. uniform: the length of every row, where the caller knows it, which spares asking the device.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor, capacity: int) -> None:
+    def __init__(
+        self, keys: Tensor, values: Tensor, lengths: Tensor, capacity: int, uniform: int | None = None
+    ) -> None:
         self.keys = keys
         self.values = values
         self.lengths = lengths
         self.capacity = capacity  # the most tokens a row can hold
         # Bounds of `lengths` as Python ints: reading the tensor in every layer would wait for the device.
-        self._shortest, self._longest = _bounds(lengths)
+        self._shortest, self._longest = _bounds(lengths) if uniform is None else (uniform, uniform)
 
     @classmethod
     def empty(
@@ -52,12 +54,17 @@ class KVCache(State):
         shape = (n_layers, batch_size, n_kv_heads, min(capacity, BLOCK), head_size)
         # Zeros, not uninitialised memory: a masked position has weight 0, and 0 * NaN is NaN.
         keys = torch.zeros(shape, device=device, dtype=dtype)
-        return cls(keys, torch.zeros_like(keys), torch.zeros(batch_size, dtype=torch.int64, device=device), capacity)
+        return cls(keys, torch.zeros_like(keys), torch.zeros(batch_size, dtype=torch.int64, device=device), capacity, 0)
 
     @property
     def uniform(self) -> int | None:
         """The length of every row where all are equal (known without asking the device), else None."""
         return self._longest if self._shortest == self._longest else None
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a row holds, known as `uniform` is."""
+        return self._longest
 
     def positions(self, n_new: int) -> Tensor:
         """Absolute positions (B, T) of the next `n_new` tokens."""
@@ -114,8 +121,9 @@ class KVCache(State):
 
     @torch.no_grad()
     def reorder(self, index: Tensor) -> Self:
+        index = index.to(self.keys.device)
         keys, values = (self._picked(each, index) for each in (self.keys, self.values))
-        return type(self)(keys, values, self.lengths[index], self.capacity)
+        return type(self)(keys, values, self.lengths[index], self.capacity, self.uniform)
 
     def truncate(self, lengths: Tensor) -> Self:
         """The first `lengths` (B,) tokens of each row; it shares memory with this cache, which is spent."""
@@ -125,10 +133,10 @@ class KVCache(State):
         return type(self)(self.keys, self.values, lengths, self.capacity)
 
     def clone(self) -> Self:
-        return type(self)(self.keys.clone(), self.values.clone(), self.lengths.clone(), self.capacity)
+        return type(self)(self.keys.clone(), self.values.clone(), self.lengths.clone(), self.capacity, self.uniform)
 
     def detach(self) -> Self:
-        return type(self)(self.keys.detach(), self.values.detach(), self.lengths, self.capacity)
+        return type(self)(self.keys.detach(), self.values.detach(), self.lengths, self.capacity, self.uniform)
 
     def _filled(self, n_new: int) -> int:
         return min(self._longest + n_new, self.capacity)

@@ -1,6 +1,6 @@
 """Attention of a recurrent decoder to its source: additive (Bahdanau et al. 2015) or bilinear (Luong et al. 2015).
 
-Shapes: B rows, S source tokens, D model width.
+Shapes: N sources, G rows of each, B = N G rows, S source tokens, D model width.
 """
 
 from __future__ import annotations
@@ -12,25 +12,37 @@ from typing import Literal, Self, cast
 import torch
 from torch import Tensor, nn
 
+from llmcli.layers.source_cache import families
+
 Score = Literal["bahdanau", "luong"]
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What is looked at: hidden and keys (B, S, D), mask (B, S) bool or None; which (B,): the source of each row."""
+    """What is looked at: hidden and keys (N, S, D), mask (N, S) bool or None.
+
+    Rows b G ... b G + G - 1 look at source b, so that no beam has a copy of it; rows_each: G.
+    """
 
     hidden: Tensor
     keys: Tensor
     mask: Tensor | None
-    which: Tensor
+    rows_each: int = 1
 
     def reorder(self, index: Tensor) -> Self:
-        """Rows picked by `index`; nothing is copied where each row keeps its source, as in a beam search."""
-        which = self.which[index]
-        if torch.equal(which, self.which):
-            return self
-        mask = None if self.mask is None else self.mask[index]
-        return replace(self, hidden=self.hidden[index], keys=self.keys[index], mask=mask, which=which)
+        """Rows picked by `index` (B',), as `SourceCache.reorder`."""
+        sources, each = families(index, self.rows_each, len(self.hidden))
+        if sources is None:
+            return replace(self, rows_each=each)
+        mask = None if self.mask is None else self.mask[sources]
+        return replace(self, hidden=self.hidden[sources], keys=self.keys[sources], mask=mask, rows_each=each)
+
+    def shown(self, weights: Tensor) -> Tensor:
+        """weights (B, H, T, S) -> float32, above 0 at every source token, which softmax alone does not promise."""
+        weights = weights.float().clamp(min=torch.finfo(torch.float32).tiny)
+        if self.mask is None:
+            return weights
+        return weights.masked_fill(~self.mask.repeat_interleave(self.rows_each, 0)[:, None, None], 0.0)
 
     def detach(self) -> Self:
         return replace(self, hidden=self.hidden.detach(), keys=self.keys.detach())
@@ -49,16 +61,18 @@ class SourceAttention(nn.Module):
         self.energy = nn.Linear(d_model, 1, bias=False) if score == "bahdanau" else None
 
     def sources(self, hidden: Tensor, mask: Tensor | None) -> Sources:
-        """hidden (B, S, D), mask (B, S): what does not depend on the query is computed here, once."""
-        return Sources(hidden, self.key(hidden), mask, torch.arange(len(hidden), device=hidden.device))
+        """hidden (N, S, D), mask (N, S): what does not depend on the query is computed here, once."""
+        return Sources(hidden, self.key(hidden), mask)
 
     def forward(self, query: Tensor, sources: Sources) -> tuple[Tensor, Tensor]:
+        queries = query.view(-1, sources.rows_each, query.size(1))  # (N, G, D)
         if self.query is not None and self.energy is not None:
-            scores = cast("Tensor", self.energy(torch.tanh(self.query(query)[:, None] + sources.keys)))[:, :, 0]
+            energies = torch.tanh(self.query(queries)[:, :, None] + sources.keys[:, None])  # (N, G, S, D)
+            scores = cast("Tensor", self.energy(energies))[..., 0]
         else:
-            scores = (sources.keys @ query[:, :, None])[:, :, 0]  # (B, S)
+            scores = queries @ sources.keys.mT  # (N, G, S)
         scores = scores.float()
         if sources.mask is not None:
-            scores = scores.masked_fill(~sources.mask, -math.inf)
-        weights = scores.softmax(dim=1)
-        return (weights.to(sources.hidden.dtype)[:, None] @ sources.hidden)[:, 0], weights
+            scores = scores.masked_fill(~sources.mask[:, None], -math.inf)
+        weights = scores.softmax(dim=2)
+        return (weights.to(sources.hidden.dtype) @ sources.hidden).flatten(0, 1), weights.flatten(0, 1)

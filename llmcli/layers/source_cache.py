@@ -1,4 +1,4 @@
-"""Keys and values of the sources that a decoder attends to: computed once, shared by all rows of one source.
+"""What a decoder looks at of its sources: computed once, shared by all rows of one source.
 
 Shapes: L layers, N sources, G rows of each, B = N G rows, T queries, H heads, S source positions, K head size.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llmcli.layers.attention import attend
@@ -24,25 +23,22 @@ class SourceCache:
     def __init__(self, keys: list[Tensor], values: list[Tensor], visible: Tensor | None, rows_each: int = 1) -> None:
         self.keys, self.values, self.visible, self.rows_each = keys, values, visible, rows_each
 
-    def attend(self, layer: int, q: Tensor) -> Tensor:
-        """q (B, H, T, K) -> (B, H, T, K)."""
+    def attend(self, layer: int, q: Tensor, weights: list[Tensor] | None = None) -> Tensor:
+        """q (B, H, T, K) -> (B, H, T, K). weights: takes what each source position was given, (B, H, T, S)."""
         keys, values, each = self.keys[layer], self.values[layer], self.rows_each
-        q = q.to(keys.dtype)
-        if each == 1:
-            return attend(q, keys, values, visible=self.visible, causal=False)
         rows, heads, n_new, size = q.shape
-        q = q.view(-1, each, heads, n_new, size).transpose(1, 2).flatten(2, 3)  # (N, H, G T, K)
+        q = q.to(keys.dtype).view(-1, each, heads, n_new, size).transpose(1, 2).flatten(2, 3)  # (N, H, G T, K)
+        if weights is not None:
+            given = attention_weights(q @ keys.mT * size**-0.5, self.visible)  # (N, H, G T, S)
+            given = given.view(-1, heads, each, n_new, given.size(-1)).transpose(1, 2)
+            weights.append(given.reshape(rows, heads, n_new, -1))
         y = attend(q, keys, values, visible=self.visible, causal=False)
         return y.view(-1, heads, each, n_new, size).transpose(1, 2).reshape(rows, heads, n_new, size)
 
     def reorder(self, index: Tensor) -> Self:
         """Rows picked by `index` (B',): the same sources where it keeps their order and as many rows of each."""
-        read = index // self.rows_each  # (B',)
-        sources = read[F.pad(read[1:] != read[:-1], (1, 0), value=True)]
-        each = len(read) // len(sources)
-        if not torch.equal(sources.repeat_interleave(each), read):
-            sources, each = read, 1
-        if torch.equal(sources, torch.arange(len(self.keys[0]), device=index.device)):
+        sources, each = families(index, self.rows_each, len(self.keys[0]))
+        if sources is None:
             return type(self)(self.keys, self.values, self.visible, each)
         visible = None if self.visible is None else self.visible[sources]
         keys, values = ([each_layer[sources] for each_layer in kept] for kept in (self.keys, self.values))
@@ -51,3 +47,25 @@ class SourceCache:
     def detach(self) -> Self:
         keys, values = ([each.detach() for each in kept] for kept in (self.keys, self.values))
         return type(self)(keys, values, self.visible, self.rows_each)
+
+
+def families(index: Tensor, rows_each: int, count: int) -> tuple[Tensor | None, int]:
+    """Of rows picked by `index` from those of `count` families of `rows_each` rows: the families that they are of, None
+    for all of them in their order, and how many rows of each stand together; where these differ, a family for each row.
+
+    An index on the CPU makes nobody wait for the device.
+    """
+    read = [row // rows_each for row in index.tolist()]
+    found = [family for place, family in enumerate(read) if place == 0 or read[place - 1] != family]
+    each = len(read) // len(found)
+    if read != [family for family in found for _ in range(each)]:
+        found, each = read, 1
+    return None if found == list(range(count)) else torch.tensor(found), each
+
+
+def attention_weights(scores: Tensor, visible: Tensor | None) -> Tensor:
+    """scores (..., S) -> float32 softmax over what is visible, above 0 there and 0 elsewhere."""
+    least = torch.finfo(torch.float32).tiny
+    if visible is None:
+        return scores.float().softmax(-1).clamp(min=least)
+    return scores.float().masked_fill(~visible, -torch.inf).softmax(-1).clamp(min=least).masked_fill(~visible, 0.0)

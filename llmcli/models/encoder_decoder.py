@@ -69,5 +69,11 @@ class EncoderDecoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, State]:
-        """Consume target ids (B, T) after what `state` holds -> hidden (B, T, D), new state; as `Backbone.step`."""
+    def step(
+        self, ids: Tensor, state: State, lengths: Tensor | None = None, *, weights: list[Tensor] | None = None
+    ) -> tuple[Tensor, State]:
+        """Consume target ids (B, T) after what `state` holds -> hidden (B, T, D), new state; as `Backbone.step`.
+
+        weights: takes, of each layer that looks at the source, what it gives to each token there, (B, H, T, S): above 0
+        at every token, 0 at padding. None costs nothing.
+        """

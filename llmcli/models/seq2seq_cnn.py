@@ -111,9 +111,11 @@ class Seq2SeqCNN(EncoderDecoder):
         # one column more takes what padding would write beyond the capacity
         inputs = memory.hidden.new_zeros(len(self.decoder), len(memory.hidden), before + capacity + 1, self.d_model)
         lengths = torch.zeros(len(memory.hidden), dtype=torch.int64, device=memory.hidden.device)
-        return ConvState(inputs, lengths, self._sources(memory))
+        return ConvState(inputs, lengths, self._sources(memory), 0, before)
 
-    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, ConvState]:
+    def step(
+        self, ids: Tensor, state: State, lengths: Tensor | None = None, *, weights: list[Tensor] | None = None
+    ) -> tuple[Tensor, ConvState]:
         assert isinstance(state, ConvState)
         n_new, last = ids.shape[1], state.inputs.shape[2] - 1
         places = state.lengths[:, None] + torch.arange(n_new, device=ids.device)  # (B, T)
@@ -125,10 +127,9 @@ class Seq2SeqCNN(EncoderDecoder):
         for layer, block in enumerate(self.decoder):
             inputs = state.inputs[layer]  # (B, W - 1 + capacity + 1, D)
             inputs.scatter_(1, new, x.to(inputs.dtype))
-            x = block(x, inputs.gather(1, window), embedded, state.sources)
+            x = block(x, inputs.gather(1, window), embedded, state.sources, weights)
         hidden: Tensor = self.target_out(x)
-        n_read: int | Tensor = n_new if lengths is None else lengths.to(state.lengths)
-        return hidden, ConvState(state.inputs, state.lengths + n_read, state.sources)
+        return hidden, state.advance(n_new if lengths is None else lengths)
 
     def _embed(self, target: Tensor, places: Tensor) -> Tensor:
         embedded: Tensor = self.dropout(self.target_embedding(target) + self.target_positions(places))
@@ -136,8 +137,7 @@ class Seq2SeqCNN(EncoderDecoder):
 
     def _sources(self, memory: Memory) -> Sources:
         assert isinstance(memory, ConvMemory)
-        rows = torch.arange(len(memory.hidden), device=memory.hidden.device)
-        return Sources(memory.values, memory.hidden, memory.mask, rows)
+        return Sources(memory.values, memory.hidden, memory.mask)
 
     def _check_length(self, n_tokens: int) -> None:
         if n_tokens > self.longest:
@@ -162,17 +162,28 @@ class DecoderBlock(nn.Module):
         self.kernel = nn.Conv1d(d_model, 2 * d_model, kernel_size)
         self.query, self.out = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
 
-    def forward(self, x: Tensor, window: Tensor, embedded: Tensor, sources: Sources) -> Tensor:
-        """x and embedded (B, T, D), window (B, T + W - 1, D): x after what stands before it -> (B, T, D)."""
+    def forward(
+        self, x: Tensor, window: Tensor, embedded: Tensor, sources: Sources, weights: list[Tensor] | None = None
+    ) -> Tensor:
+        """x and embedded (B, T, D), window (B, T + W - 1, D): x after what stands before it -> (B, T, D).
+
+        weights: as in `EncoderDecoder.step`.
+        """
         h = _gated(self.kernel, window)
         query = (self.query(h) + embedded) * HALF
-        scores = (query @ sources.keys.mT).float()  # (B, T, S)
+        query = query.unflatten(0, (-1, sources.rows_each)).flatten(
+            1, 2
+        )  # (N, G T, D): no row has a copy of its source
+        scores = (query @ sources.keys.mT).float()  # (N, G T, S)
         if sources.mask is not None:
             scores = scores.masked_fill(~sources.mask[:, None], -math.inf)
-        context = scores.softmax(dim=-1).to(h.dtype) @ sources.hidden
+        given = scores.softmax(dim=-1)
+        if weights is not None:
+            weights.append(sources.shown(given.view(*x.shape[:2], -1)[:, None]))
+        context = given.to(h.dtype) @ sources.hidden
         # a mean of n values has 1 / n of their variance
         n = sources.hidden.shape[1] if sources.mask is None else sources.mask.sum(1)[:, None, None]
-        context = context * (n**0.5 if isinstance(n, int) else n.to(context.dtype).sqrt())
+        context = (context * (n**0.5 if isinstance(n, int) else n.to(context.dtype).sqrt())).view_as(h)
         attended: Tensor = (self.out(context) + h) * HALF
         return (attended + x) * HALF
 
@@ -183,22 +194,42 @@ def _gated(kernel: nn.Conv1d, x: Tensor) -> Tensor:
 
 
 class ConvState(State):
-    """What each layer has read: inputs (L, B, W - 1 + capacity + 1, D), zeros before the text; written in place."""
+    """What each layer has read: inputs (L, B, W - 1 + capacity + 1, D), zeros before the text; written in place.
 
-    def __init__(self, inputs: Tensor, lengths: Tensor, sources: Sources) -> None:
+    longest: a bound of `lengths` that nobody need ask the device for.
+    """
+
+    def __init__(self, inputs: Tensor, lengths: Tensor, sources: Sources, longest: int, before: int) -> None:
         self.inputs, self.lengths, self.sources = inputs, lengths, sources
+        self.longest, self.before = longest, before  # before: the W - 1 columns of zeros
+
+    def advance(self, n_new: int | Tensor) -> Self:
+        """The tokens just read counted: the same number for every row, or `lengths` (B,).
+
+        Raises InputError where a row would hold more than the capacity.
+        """
+        longest = self.longest + (n_new if isinstance(n_new, int) else int(n_new.max()))
+        lengths = self.lengths + (n_new if isinstance(n_new, int) else n_new.to(self.lengths))
+        capacity = self.inputs.size(2) - self.before - 1
+        if longest > capacity and (longest := int(lengths.max())) > capacity:
+            raise InputError(
+                f"{longest} tokens do not fit the state's capacity of {capacity}",
+                hint="ask init_state for a larger capacity, or generate fewer tokens",
+            )
+        return type(self)(self.inputs, lengths, self.sources, longest, self.before)
 
     def reorder(self, index: Tensor) -> Self:
-        return type(self)(self.inputs[:, index], self.lengths[index], self.sources.reorder(index))
+        sources = self.sources.reorder(index)
+        return type(self)(self.inputs[:, index], self.lengths[index], sources, self.longest, self.before)
 
     def truncate(self, lengths: Tensor) -> Self:
         lengths = lengths.to(self.lengths)
         if bool(((lengths < 0) | (lengths > self.lengths)).any()):
             raise ValueError(f"cannot truncate rows of {self.lengths.tolist()} tokens to {lengths.tolist()}")
-        return type(self)(self.inputs, lengths, self.sources)
+        return type(self)(self.inputs, lengths, self.sources, int(lengths.max()), self.before)
 
     def clone(self) -> Self:
-        return type(self)(self.inputs.clone(), self.lengths.clone(), self.sources)
+        return type(self)(self.inputs.clone(), self.lengths.clone(), self.sources, self.longest, self.before)
 
     def detach(self) -> Self:
-        return type(self)(self.inputs.detach(), self.lengths, self.sources.detach())
+        return type(self)(self.inputs.detach(), self.lengths, self.sources.detach(), self.longest, self.before)

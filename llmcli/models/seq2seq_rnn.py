@@ -112,9 +112,11 @@ class Seq2SeqRecurrent(EncoderDecoder):
         trail = self._first(memory)[None]
         return RecurrentDecoderState(trail, nothing, nothing, self.look.sources(memory.hidden, memory.mask))
 
-    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, RecurrentDecoderState]:
+    def step(
+        self, ids: Tensor, state: State, lengths: Tensor | None = None, *, weights: list[Tensor] | None = None
+    ) -> tuple[Tensor, RecurrentDecoderState]:
         assert isinstance(state, RecurrentDecoderState)
-        hidden, trail = self._read(ids, state.now, state.sources)
+        hidden, trail = self._read(ids, state.now, state.sources, weights)
         read = torch.full_like(state.read, ids.shape[1]) if lengths is None else lengths.to(state.read)
         return hidden, RecurrentDecoderState(trail, state.lengths, read, state.sources)
 
@@ -125,25 +127,30 @@ class Seq2SeqRecurrent(EncoderDecoder):
         start = torch.tanh(self.start(mean)).view(len(mean), -1, self.d_model)
         return F.pad(start, (0, 0, 0, 1))
 
-    def _read(self, target: Tensor, held: Tensor, sources: Sources) -> tuple[Tensor, Tensor]:
+    def _read(
+        self, target: Tensor, held: Tensor, sources: Sources, weights: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """target (B, T), held (B, N, D) -> hidden (B, T, D), what is held before and after each token (T + 1, B, N, D).
 
         The last of the N vectors is what Luong's attention feeds into the next step.
         """
         embedded = self.dropout(self.target_embedding(target))  # (B, T, D)
-        trail, outputs = [held], []
+        trail, outputs, looks = [held], [], []
         for x in embedded.unbind(1):
             *memories, fed = held.unbind(1)
             if self.attention == "bahdanau":
-                context, _ = self.look(memories[-self.n_memories], sources)
+                context, look = self.look(memories[-self.n_memories], sources)
                 memories = self._cells(torch.cat((x, context), 1), memories)
             else:
                 memories = self._cells(torch.cat((x, fed), 1), memories)
-                context, _ = self.look(memories[-self.n_memories], sources)
+                context, look = self.look(memories[-self.n_memories], sources)
+            looks.append(look)
             output = torch.tanh(self.output(torch.cat((memories[-self.n_memories], context, x), 1)))
             outputs.append(output)
             held = torch.stack((*memories, output.to(held.dtype)), 1)
             trail.append(held)
+        if weights is not None:
+            weights.append(sources.shown(torch.stack(looks, 1)[:, None]))
         return self.dropout(torch.stack(outputs, 1)), torch.stack(trail)
 
     def _cells(self, x: Tensor, memories: list[Tensor]) -> list[Tensor]:

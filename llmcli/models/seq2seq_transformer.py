@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from llmcli.errors import InputError
 from llmcli.layers.attention import attend, visibility
 from llmcli.layers.cache import KVCache
-from llmcli.layers.source_cache import SourceCache
+from llmcli.layers.source_cache import SourceCache, families
+from llmcli.layers.tree_cache import TreeCache
 from llmcli.models.base import State, check_rates, check_sizes
 from llmcli.models.encoder_decoder import EncoderDecoder, Memory
 
@@ -133,17 +134,29 @@ class Seq2SeqTransformer(EncoderDecoder):
         )
         return DecoderState(cache, self._sources(memory))
 
-    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None) -> tuple[Tensor, DecoderState]:
+    def step(
+        self, ids: Tensor, state: State, lengths: Tensor | None = None, *, weights: list[Tensor] | None = None
+    ) -> tuple[Tensor, DecoderState]:
         assert isinstance(state, DecoderState)
-        cache, n_new = state.cache, ids.shape[1]
+        cache, n_new, tree = state.cache, ids.shape[1], state.tree
+        if tree is not None and (n_new > 1 or lengths is not None):
+            cache, tree = tree.cache(), None
         # Padding may lie beyond the table; its hidden is meaningless.
-        positions = cache.positions(n_new).clamp(max=self.longest - 1)  # (B, T)
+        positions = (cache.positions(n_new) if tree is None else tree.positions()).clamp(max=self.longest - 1)  # (B, T)
         x = self._embed(ids, positions, self.target_embedding, self.target_positions)
-        alone = n_new == 1 and cache.uniform is not None  # the newest token sees all there is
-        visible = None if alone else cache.mask(n_new)  # (B, 1, T, T so far)
+        if tree is not None:
+            visible: Tensor | None = tree.mask()
+        else:
+            alone = n_new == 1 and cache.uniform is not None  # the newest token sees all there is
+            visible = None if alone else cache.mask(n_new)  # (B, 1, T, T so far)
         for layer, block in enumerate(self.decoder):
-            x = block(x, visible=visible, causal=False, sources=state.sources, layer=layer, cache=cache)
+            x = block(
+                x, visible=visible, causal=False, sources=state.sources, layer=layer, cache=tree or cache,
+                weights=weights,
+            )  # fmt: skip
         hidden: Tensor = self.decoder_norm(x)
+        if tree is not None and visible is not None:
+            return hidden, DecoderState(cache, state.sources, tree.advance(visible))
         return hidden, DecoderState(cache.advance(n_new if lengths is None else lengths), state.sources)
 
     def _embed(self, ids: Tensor, positions: Tensor, words: nn.Module, places: nn.Module) -> Tensor:
@@ -211,14 +224,16 @@ class Block(nn.Module):
         causal: bool,
         sources: SourceCache | None = None,
         layer: int = 0,
-        cache: KVCache | None = None,
+        cache: KVCache | TreeCache | None = None,
+        weights: list[Tensor] | None = None,
     ) -> Tensor:
-        """x (B, T, D) -> (B, T, D); visible and causal as in `attend`."""
+        """x (B, T, D) -> (B, T, D); visible and causal as in `attend`, weights as in `SourceCache.attend`."""
         norm = self.self_attention_norm
         x = self._close(x, self._attend(self._open(x, norm), visible, causal, cache, layer), norm)
         if sources is not None:
             read, norm = self.source_attention, self.source_attention_norm
-            x = self._close(x, read.joined(sources.attend(layer, read.heads(read.q(self._open(x, norm))))), norm)
+            q = read.heads(read.q(self._open(x, norm)))
+            x = self._close(x, read.joined(sources.attend(layer, q, weights)), norm)
         return self._close(x, self._feed_forward(self._open(x, self.feed_forward_norm)), self.feed_forward_norm)
 
     def _open(self, x: Tensor, norm: nn.Module) -> Tensor:
@@ -233,9 +248,14 @@ class Block(nn.Module):
         y: Tensor = self.down(F.relu(self.up(h)))
         return y
 
-    def _attend(self, h: Tensor, visible: Tensor | None, causal: bool, cache: KVCache | None, layer: int) -> Tensor:
+    def _attend(
+        self, h: Tensor, visible: Tensor | None, causal: bool, cache: KVCache | TreeCache | None, layer: int
+    ) -> Tensor:
         own = self.self_attention
         q, k, v = (own.heads(project(h)) for project in (own.q, own.k, own.v))  # (B, H, T, K)
+        if isinstance(cache, TreeCache):
+            assert visible is not None
+            return own.joined(cache.attend(layer, q, k, v, visible))
         if cache is not None:
             k, v = cache.append(layer, k, v)
             q = q.to(k.dtype)
@@ -243,26 +263,39 @@ class Block(nn.Module):
 
 
 class DecoderState(State):
-    """The keys and values of the target so far and those of the sources."""
+    """The keys and values of the target so far and those of the sources. tree: of the target, once several rows of each
+    source have been picked; `cache` is then spent."""
 
-    def __init__(self, cache: KVCache, sources: SourceCache) -> None:
-        self.cache, self.sources = cache, sources
+    def __init__(self, cache: KVCache, sources: SourceCache, tree: TreeCache | None = None) -> None:
+        self.cache, self.sources, self.tree = cache, sources, tree
 
     @property
     def lengths(self) -> Tensor:  # type: ignore[override]
-        return self.cache.lengths
+        return self.cache.lengths if self.tree is None else self.tree.lengths
 
     def reorder(self, index: Tensor) -> Self:
-        return type(self)(self.cache.reorder(index), self.sources.reorder(index))
+        count, each = len(self.sources.keys[0]), self.sources.rows_each
+        rows, beams = families(index, each, count)
+        sources = self.sources.reorder(index)
+        if self.tree is not None and beams == each:
+            return type(self)(self.cache, sources, self.tree.reorder(index, rows))
+        if self.tree is None and each == 1 and beams > 1:
+            return type(self)(self.cache, sources, TreeCache.of(self.cache, rows, beams))
+        return type(self)(self._rows().reorder(index), sources)
 
     def truncate(self, lengths: Tensor) -> Self:
-        return type(self)(self.cache.truncate(lengths), self.sources)
+        return type(self)(self._rows().truncate(lengths), self.sources)
 
-    def clone(self) -> Self:
-        return type(self)(self.cache.clone(), self.sources)  # the sources are only read
+    def clone(self) -> Self:  # the sources are only read
+        if self.tree is not None:
+            return type(self)(self.cache, self.sources, self.tree.clone())
+        return type(self)(self.cache.clone(), self.sources)
 
     def detach(self) -> Self:
-        return type(self)(self.cache.detach(), self.sources.detach())
+        return type(self)(self.cache.detach(), self.sources.detach(), self.tree)
+
+    def _rows(self) -> KVCache:
+        return self.cache if self.tree is None else self.tree.cache()
 
 
 class Sinusoids(nn.Module):
