@@ -5,7 +5,8 @@ Shapes: B batch, T time, D model width, V vocabulary, H heads, S source position
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -17,12 +18,23 @@ from llmcli.models.base import State
 
 @dataclass(frozen=True, slots=True)
 class StepOutput:
-    """logits (B, T, V), or (B, 1, V) at each row's last real token with last_only; hidden (B, T or 1, D)."""
+    """logits (B, T, V), or (B, 1, V) at each row's last real token with last_only; hidden (B, T or 1, D).
+
+    attention (B, H, T or 1, S): what the heads of all layers give to each source token, above 0 there and 0 at padding;
+    None unless asked for. allowed (B, V): what a rule lets come next, None: everything.
+    """
 
     logits: Tensor
     hidden: Tensor
-    attention: Tensor | None  # (B, H, T, S) where the model exposes it
+    attention: Tensor | None
     state: State
+    allowed: Tensor | None = None
+
+    def last(self) -> tuple[Tensor, Tensor]:
+        """Logits of the next token in float32, (B, V) each: with -inf for what is not allowed, and as they are, which
+        the model's own probabilities follow from."""
+        own = self.logits[:, -1].float()
+        return own if self.allowed is None else own.masked_fill(~self.allowed, -math.inf), own
 
 
 class GeneratingModel(Protocol):
@@ -45,7 +57,7 @@ class GeneratingModel(Protocol):
 class Emitted:
     """One decoding step over the batch: the token of each row, None for rows that had ended before.
 
-    logprobs: natural log of the model's own probability (before temperature and filters) of each id.
+    logprobs: natural log of the model's own probability (before rules, penalties, temperature, filters) of each id.
     """
 
     ids: list[int | None]
@@ -56,7 +68,8 @@ class Emitted:
 class Hypothesis:
     """A continuation that a search has found.
 
-    ids: the new tokens, the end id last where it ended. logprobs: as of `Emitted`. score: what the search ranks by.
+    ids: the new tokens, last the end id or what completes a stop text, where it ended. logprobs: as of `Emitted`.
+    score: what the search ranks by.
     """
 
     ids: list[int]
@@ -74,15 +87,24 @@ class Strategy(Protocol):
         *,
         end_ids: frozenset[int],
         max_new_tokens: int,
-        generator: torch.Generator,
+        seeds: Sequence[int],
     ) -> Iterator[Emitted]:
-        """Continue each prompt (at least one id each, lengths may differ); a row ends after an end id."""
+        """Continue each prompt (at least one id each, lengths may differ); a row ends after an end id.
+
+        seeds: of each row's own random numbers, so that its text depends on no other row.
+        """
         ...
 
 
 @runtime_checkable
 class Search(Protocol):
-    """A strategy that knows its result only at the end. One per file and YAML."""
+    """A strategy that knows its result only at the end. One per file and YAML.
+
+    looks_at_sources: needs `StepOutput.attention`.
+    """
+
+    @property
+    def looks_at_sources(self) -> bool: ...
 
     def search(
         self,
@@ -91,10 +113,14 @@ class Search(Protocol):
         *,
         end_ids: frozenset[int],
         max_new_tokens: int,
-        generator: torch.Generator,
+        seeds: Sequence[int],
+        stopped: Stopped | None = None,
     ) -> list[list[Hypothesis]]:
-        """The best continuations of each prompt, best first, at least one."""
+        """The best continuations of each prompt, best first, at least one. stopped: where they end before an end id."""
         ...
+
+
+Stopped = Callable[[Sequence[int]], bool]  # whether the text of these new ids holds a stop text
 
 
 class BoundModel(GeneratingModel, Protocol):
@@ -105,6 +131,13 @@ class BoundModel(GeneratingModel, Protocol):
 
 @runtime_checkable
 class SourceModel(Protocol):
-    """What turns one text into another: `bind` reads the ids of sources, the rest is generation as ever."""
+    """What turns one text into another: `bind` reads the ids of sources, the rest is generation as ever.
 
-    def bind(self, sources: Sequence[Sequence[int]]) -> BoundModel: ...
+    attention: each step gives what it looks at, in `StepOutput.attention`.
+    """
+
+    def bind(self, sources: Sequence[Sequence[int]], *, attention: bool = False) -> BoundModel: ...
+
+    def check_sources(self, sources: Sequence[Sequence[int]]) -> None:
+        """Raises InputError for the first source that `bind` cannot read, by its number from 1."""
+        ...

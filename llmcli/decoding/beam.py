@@ -1,6 +1,6 @@
 """Beam search: the most probable texts found by building several side by side.
 
-Shapes: R rows that are still searched, K beams of each, V vocabulary, C candidates of a row in a step.
+Shapes: R rows that are still searched, G groups of beams, K beams of a group, S source tokens.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from llmcli.decoding.base import GeneratingModel, Hypothesis
+from llmcli.decoding.base import GeneratingModel, Hypothesis, Stopped
+from llmcli.decoding.candidates import Node, Step
 from llmcli.decoding.loop import check_prompts, kept_tokens, prefill
-from llmcli.errors import InputError, LLMError
+from llmcli.decoding.penalties import Penalties
+from llmcli.errors import InputError
 
 LengthPenalty = Literal["gnmt", "average"]
 
@@ -24,16 +26,29 @@ class Beam:
     """The `n_best` of the hypotheses that end while the `beams` best of those that do not are built on.
 
     A hypothesis of n new tokens, its end counted, scores log P / penalty(n): ((5 + n) / 6) ** alpha with length_penalty
-    "gnmt" (Wu et al. 2016), n ** alpha with "average"; alpha 0 ranks by probability alone. One that ends is kept where
-    it is among the `beams` best candidates of its step; those that `max_new_tokens` cut off rank behind all that ended.
-    early_stopping: a row is done once as many have ended as there are beams; else when nothing that is left can still
-    become better than the `n_best`.
+    "gnmt" (Wu et al. 2016), n ** alpha with "average"; alpha 0 ranks by probability alone. coverage: weight of the sum
+    over the source tokens of log min(1, attention that the whole text gave them), which is added (Wu et al. 2016), so
+    that a text that left something out ranks lower; 0 for models without a source. penalties: what they take from
+    a logit is taken from the log-probability. One that ends is kept where it is among the `beams` best candidates of
+    its step; those that `max_new_tokens` cut off rank behind all that ended. early_stopping: a row is done once as many
+    have ended as there are beams; else when nothing that is left can still become better than the `n_best`.
 
     Raises InputError for sizes and names that cannot be.
     """
 
+    groups: int = 1  # see `diverse_beam`
+    diversity: float = 0.0
+
     def __init__(
-        self, *, beams: int, n_best: int, length_penalty: LengthPenalty, alpha: float, early_stopping: bool
+        self,
+        *,
+        beams: int,
+        n_best: int,
+        length_penalty: LengthPenalty,
+        alpha: float,
+        early_stopping: bool,
+        coverage: float = 0.0,  # these two have defaults for the configs of runs that are older than they
+        penalties: Penalties | None = None,
     ) -> None:
         if beams < 1:
             raise InputError(f"decoding.beams ({beams}) must be at least 1")
@@ -44,8 +59,20 @@ class Beam:
             raise InputError(f"decoding.length_penalty ({length_penalty}) must be one of {known}")
         if not (alpha >= 0 and math.isfinite(alpha)):
             raise InputError(f"decoding.alpha ({alpha}) must be at least 0", "0 ranks by probability alone")
+        if not (coverage >= 0 and math.isfinite(coverage)):
+            raise InputError(f"decoding.coverage ({coverage}) must be at least 0", "0 does without")
         self.beams, self.n_best = beams, n_best
         self.length_penalty, self.alpha, self.early_stopping = length_penalty, alpha, early_stopping
+        self.coverage, self.penalties = coverage, penalties
+
+    @property
+    def looks_at_sources(self) -> bool:
+        return self.coverage > 0
+
+    @property
+    def width(self) -> int:
+        """The beams of a group."""
+        return self.beams // self.groups
 
     def penalty(self, length: int) -> float:
         base = (5 + length) / 6 if self.length_penalty == "gnmt" else length
@@ -59,37 +86,55 @@ class Beam:
         *,
         end_ids: frozenset[int],
         max_new_tokens: int,
-        generator: torch.Generator,
+        seeds: Sequence[int],
+        stopped: Stopped | None = None,
     ) -> list[list[Hypothesis]]:
-        """See `Search.search`; nothing is drawn from `generator`.
+        """See `Search.search`; nothing is drawn.
 
         Raises:
-            InputError: more beams than the vocabulary has ids, or more tokens than the model's window has room for.
+            InputError: more beams than the vocabulary has ids, more tokens than the model's window has room for, or
+                coverage of a model that looks at no source.
             LLMError: the model's logits are not finite.
         """
         contexts = self._contexts(model, prompts, max_new_tokens)
-        rows = [Row() for _ in contexts]
+        held = None
+        if self.penalties is not None:
+            held = self.penalties.begin(prompts, model.vocab_size, model.device, end_ids=end_ids)
+        rows = [[Group() for _ in range(self.groups)] for _ in contexts]
         searched = rows
-        logits, state = prefill(model, contexts, max_new_tokens)  # (R, V)
-        scores = logits.new_zeros(len(rows), 1)  # (R, K), one beam before the first token
+        out = prefill(model, contexts, max_new_tokens)
+        covered = _uncovered(out.attention) if self.coverage else None  # (R G K, S)
+        totals = torch.zeros(len(rows), 1, device=model.device)  # (R, G K), one beam before the first token
+        take = self.width * (1 + len(end_ids))
         for length in range(1, max_new_tokens + 1):
-            found = self._candidates(logits, scores, take=self.beams * (1 + len(end_ids)))
-            for row, candidates in zip(searched, found, strict=True):
-                self._extend(row, candidates, end_ids)
-            going = [
-                (place, row)
-                for place, row in enumerate(searched)
-                if length < max_new_tokens and not self._done(row, length, max_new_tokens)
-            ]
-            if not going:
+            if covered is not None and out.attention is not None:
+                covered += out.attention[:, :, -1].float().mean(1)
+            step = Step.of(out, held, totals)
+            missed = None if covered is None else covered.clamp(max=1).log().sum(1).view_as(totals).tolist()  # (R, G K)
+            taken: list[list[int]] = [[] for _ in searched]  # by the groups before
+            for number in range(self.groups):
+                found = step.candidates(number, self.groups, take, taken, self.diversity)
+                for place, (row, candidates) in enumerate(zip(searched, found, strict=True)):
+                    if not row[number].done:
+                        self._extend(row[number], candidates, end_ids, stopped, missed and missed[place])
+                        row[number].done = self._done(row[number], length, max_new_tokens)
+                        taken[place] += [node.token for node in row[number].live if node.total > -math.inf]
+            going = [(place, row) for place, row in enumerate(searched) if not all(group.done for group in row)]
+            if length == max_new_tokens or not going:
                 break
-            index = [place * scores.size(1) + node.parent for place, row in going for node in row.live]
-            ids = [node.token for _, row in going for node in row.live]
-            scores = scores.new_tensor([[node.total for node in row.live] for _, row in going])
+            beams = [(place, node) for place, row in going for number in range(self.groups)
+                     for node in row[number].continued(number * totals.size(1) // self.groups, self.width)]  # fmt: skip
+            index = [place * totals.size(1) + node.parent for place, node in beams]
+            ids = [node.token for _, node in beams]
+            if held is not None:
+                held = held.reorder(index)
+                held.add(ids)
+            picked = torch.tensor(index)
+            totals = totals.new_tensor([node.total for _, node in beams]).view(len(going), self.beams)
+            covered = None if covered is None else covered[picked]
             searched = [row for _, row in going]
-            state = state.reorder(torch.tensor(index, device=model.device))
+            state = out.state.reorder(picked)
             out = model.step(torch.tensor(ids, device=model.device)[:, None], state, last_only=True)
-            logits, state = out.logits[:, -1].float(), out.state
         return [self._best(row) for row in rows]
 
     def _contexts(
@@ -109,82 +154,79 @@ class Beam:
             )
         return contexts
 
-    def _candidates(self, logits: Tensor, scores: Tensor, take: int) -> list[list[Node]]:
-        """logits (R K, V), scores (R, K) -> the best continuations of each row, best first, at most `take`."""
-        rows = len(scores)
-        each = min(take, logits.size(1))
-        own, tokens = logits.log_softmax(1).topk(each, dim=1)  # of one beam as many as could all be the row's best
-        totals = (scores.view(-1, 1) + own).view(rows, -1)  # (R, K each)
-        totals, places = totals.topk(min(take, totals.size(1)), dim=1)  # (R, take)
-        own, tokens = (kind.view(rows, -1).gather(1, places) for kind in (own, tokens))
-        # One transfer to the host; float64 holds every id exactly, MPS lacks it.
-        wide = torch.float32 if logits.device.type == "mps" else torch.float64
-        packed = torch.stack([kind.to(wide) for kind in (totals, own, places // each, tokens)], dim=2).tolist()
-        if any(math.isnan(total) for row in packed for total, *_ in row):
-            raise LLMError("the model's logits are not finite", hint="train with a lower learning rate")
-        return [
-            [Node(total, own, int(parent), int(token)) for total, own, parent, token in row if total > -math.inf]
-            for row in packed
-        ]
+    def _extend(
+        self,
+        group: Group,
+        candidates: Sequence[Node],
+        end_ids: frozenset[int],
+        stopped: Stopped | None,
+        missed: Sequence[float] | None,
+    ) -> None:
+        """Take a step's candidates as the group's beams, those that end and are among the best as ended.
 
-    def _extend(self, row: Row, candidates: Sequence[Node], end_ids: frozenset[int]) -> None:
-        """Take a step's candidates as the row's beams, those that end and are among the best as ended."""
-        before, row.live = row.live, []
+        missed: for each beam of the row before this step the logarithms that `coverage` weighs.
+        """
+        before, group.live = group.live, []
         for rank, node in enumerate(candidates):
             if before:
-                node.before = before[node.parent]
-            if node.token not in end_ids:
-                if len(row.live) < self.beams:
-                    row.live.append(node)
-            elif rank < self.beams:
-                row.ended.append(self._hypothesis(node))
-        row.ended.sort(key=lambda each: -each.score)
-        del row.ended[self.beams :]
-        if row.live:  # fewer than asked for are possible: the other places repeat one and count for nothing
-            first = row.live[0]
-            row.live += [Node(-math.inf, 0.0, first.parent, first.token)] * (self.beams - len(row.live))
+                node.before = before[node.parent % self.width]
+            if missed is not None:
+                node.coverage = self.coverage * missed[node.parent]
+            if node.token not in end_ids and not (stopped is not None and stopped(node.ids())):
+                if len(group.live) < self.width:
+                    group.live.append(node)
+            elif rank < self.width:
+                group.ended.append(self._hypothesis(node))
+        group.ended.sort(key=lambda each: -each.score)
+        del group.ended[self.width :]
+        if group.live:  # fewer than asked for are possible: the other places repeat one and count for nothing
+            first = group.live[0]
+            group.live += [Node(-math.inf, 0.0, first.parent, first.token)] * (self.width - len(group.live))
 
-    def _done(self, row: Row, length: int, max_new_tokens: int) -> bool:
-        if not row.live:
+    def _done(self, group: Group, length: int, max_new_tokens: int) -> bool:
+        if not group.live:
             return True
         if self.early_stopping:
-            return len(row.ended) == self.beams
-        # a log-probability only falls, and the longest text divides it by most
-        reachable = row.live[0].total / self.penalty(max_new_tokens)
-        return len(row.ended) >= self.n_best and row.ended[self.n_best - 1].score >= reachable
+            return len(group.ended) == self.width
+        # a log-probability only falls, the longest text divides it by most, and no coverage is above nothing missed
+        reachable = max(node.total for node in group.live) / self.penalty(max_new_tokens)
+        wanted = min(self.n_best, self.width)
+        return len(group.ended) >= wanted and group.ended[wanted - 1].score >= reachable
 
-    def _best(self, row: Row) -> list[Hypothesis]:
-        cut_off = [self._hypothesis(node) for node in row.live if node.total > -math.inf]
-        return [*row.ended, *sorted(cut_off, key=lambda each: -each.score)][: self.n_best]
+    def _best(self, row: Sequence[Group]) -> list[Hypothesis]:
+        ended = [found for group in row for found in group.ended]
+        cut_off = [self._hypothesis(node) for group in row for node in group.live if node.total > -math.inf]
+        ranked = [found for kind in (ended, cut_off) for found in sorted(kind, key=lambda each: -each.score)]
+        several = {tuple(found.ids): found for found in reversed(ranked)}  # groups may find the same
+        return [found for found in ranked if several[tuple(found.ids)] is found][: self.n_best]
 
     def _hypothesis(self, last: Node) -> Hypothesis:
-        nodes: list[Node] = []
-        node: Node | None = last
-        while node is not None:
-            nodes.append(node)
-            node = node.before
-        nodes.reverse()
+        nodes = last.path()
         return Hypothesis(
             ids=[node.token for node in nodes],
             logprobs=[node.logprob for node in nodes],
-            score=last.total / self.penalty(len(nodes)),
+            score=last.total / self.penalty(len(nodes)) + last.coverage,
         )
 
 
 @dataclass(slots=True)
-class Node:
-    """A token of a hypothesis. total: log-probability up to it; parent: which of the beams before it continues."""
-
-    total: float
-    logprob: float
-    parent: int
-    token: int
-    before: Node | None = None
-
-
-@dataclass(slots=True)
-class Row:
-    """What is known of one prompt: its `live` beams, and the best hypotheses that have `ended`; both best first."""
+class Group:
+    """Beams that are searched together: `live` ones, and the best hypotheses that have `ended`; both best first."""
 
     live: list[Node] = field(default_factory=list)
     ended: list[Hypothesis] = field(default_factory=list)
+    done: bool = False
+
+    def continued(self, first: int, width: int) -> list[Node]:
+        """The next step's beams. Of a group that is done, while others of its row go on, what counts for nothing.
+
+        first: where its beams begin in the row.
+        """
+        return [Node(-math.inf, 0.0, first, 0)] * width if self.done else self.live
+
+
+def _uncovered(attention: Tensor | None) -> Tensor:
+    """attention of the first step (R, H, 1, S) -> (R, S): nothing is looked at yet, and padding need not be."""
+    if attention is None:
+        raise InputError("decoding.coverage is for models that look at a source", "decoding.coverage=0")
+    return (attention[:, :, -1] == 0).all(1).float()

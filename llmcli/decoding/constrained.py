@@ -1,7 +1,7 @@
 """Text that keeps to a rule: one of several choices, a regular expression, a JSON schema, or free of banned words.
 
-A `Constrained` model is the model with the logits of what the rule does not allow at -inf, so every strategy keeps to
-the rule without knowing it. Which tokens those are is told by llguidance, from the bytes of each.
+A `Constrained` model is the model that says in `StepOutput.allowed` what the rule lets come next, so every strategy
+keeps to the rule without knowing it. Which tokens those are is told by llguidance, from the bytes of each.
 
 Shapes: B rows, T time, V vocabulary.
 """
@@ -9,9 +9,9 @@ Shapes: B rows, T time, V vocabulary.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -145,7 +145,7 @@ class Writer:
 
 
 class Constrained:
-    """The model, giving what the constraint does not allow the logit -inf. Its first step reads the prompts.
+    """The model, with what the constraint allows next beside its logits. Its first step reads the prompts.
 
     A text must fit the model's window: read anew, a rule would begin again.
     """
@@ -163,7 +163,7 @@ class Constrained:
         return WritersState(self.model.init_state(batch_size, capacity), writers, begun=False)
 
     def step(self, ids: Tensor, state: State, lengths: Tensor | None = None, *, last_only: bool = False) -> StepOutput:
-        """As the model's; the logits at a row's last token are those of what may come next, one token at a time."""
+        """As the model's, one token at a time after the prompts."""
         assert isinstance(state, WritersState)
         if state.begun:
             if ids.size(1) != 1:
@@ -172,8 +172,7 @@ class Constrained:
                 writer.take(number)
         out = self.model.step(ids, state.inner, lengths, last_only=last_only)
         allowed = torch.from_numpy(np.stack([writer.allowed() for writer in state.writers])).to(out.logits.device)
-        logits = out.logits.masked_fill(~allowed[:, None], -math.inf)
-        return StepOutput(logits, out.hidden, out.attention, WritersState(out.state, state.writers, begun=True))
+        return replace(out, state=WritersState(out.state, state.writers, begun=True), allowed=allowed)
 
 
 class WritersState(State):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmcli.decoding.base import Emitted, GeneratingModel
+from llmcli.decoding.base import Emitted, GeneratingModel, StepOutput
 from llmcli.decoding.loop import check_prompts
 from llmcli.errors import InputError, LLMError
 
@@ -41,9 +41,9 @@ class Contrastive:
         *,
         end_ids: frozenset[int],
         max_new_tokens: int,
-        generator: torch.Generator,
+        seeds: Sequence[int],
     ) -> Iterator[Emitted]:
-        """See `Strategy.decode`; nothing is drawn from `generator`.
+        """See `Strategy.decode`; nothing is drawn.
 
         Raises:
             InputError: more tokens than the model's window has room for.
@@ -67,24 +67,28 @@ class Contrastive:
         lengths = lengths.to(model.device)
         out = model.step(ids.to(model.device), state, lengths)
         rows = torch.arange(len(prompts), device=model.device)
-        logits, state = out.logits[rows, lengths - 1].float(), out.state  # (B, V)
+        state = out.state
+        last = StepOutput(out.logits[rows, lengths - 1, None], out.hidden, None, state, out.allowed)
         context = F.normalize(out.hidden.float(), dim=-1)  # (B, S, D)
         real = torch.arange(longest, device=model.device) < lengths[:, None]  # (B, S)
         ended = [False] * len(prompts)
         k = min(self.top_k, model.vocab_size)
         for _ in range(max_new_tokens):
-            logprobs = logits.log_softmax(dim=-1)
-            best, candidates = logprobs.topk(k, dim=-1)  # (B, K)
+            logits, own = last.last()  # (B, V)
+            candidates = logits.topk(k, dim=-1).indices  # (B, K)
+            best = logits.log_softmax(dim=-1).gather(1, candidates)
             # a step is needed for the hidden states of the candidates; that of the chosen one is the next token's too
             out = model.step(candidates.view(-1, 1), state.reorder(rows.repeat_interleave(k)), last_only=True)
             hidden = F.normalize(out.hidden[:, -1].float(), dim=-1).view(len(prompts), k, -1)  # (B, K, D)
             chosen = self.choose(best.exp(), hidden, context, real)  # (B,)
             taken = rows * k + chosen
-            logits, state = out.logits[taken, -1].float(), out.state.reorder(taken)
+            state = out.state.reorder(taken)
+            allowed = None if out.allowed is None else out.allowed[taken]
+            last = StepOutput(out.logits[taken], out.hidden, None, state, allowed)
             context = torch.cat((context, hidden[rows, chosen, None]), dim=1)
             real = F.pad(real, (0, 1), value=True)
             numbers = candidates[rows, chosen].tolist()
-            values = best[rows, chosen].tolist()
+            values = (own[rows, candidates[rows, chosen]] - own.logsumexp(dim=-1)).tolist()
             if any(map(math.isnan, values)):
                 raise LLMError("the model's logits are not finite", hint="train with a lower learning rate")
             yield Emitted(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
-import torch
-
-from llmcli.decoding.base import Emitted, GeneratingModel, Hypothesis, Search, SourceModel, Strategy
+from llmcli.decoding.alignment import Aligned, align
+from llmcli.decoding.base import BoundModel, Emitted, GeneratingModel, Hypothesis, Search, SourceModel, Strategy
 from llmcli.decoding.constrained import Constrained, Constraint
 from llmcli.decoding.loop import kept_tokens
-from llmcli.decoding.stream import TextStream
+from llmcli.decoding.sample import row_seeds
+from llmcli.decoding.stream import TextStream, check_stop
 from llmcli.errors import InputError
 from llmcli.tokenizers.base import Tokenizer
 
@@ -39,7 +39,8 @@ class Generation:
     text: without the prompt, cut before the stop string. ids: all new ids, the end id or the token that
     completed a stop string last. logprobs: natural log of the model's own probability of each.
     prompt_dropped: tokens at the start of the prompt that the model never saw, because the prompt is longer
-    than its window. n_best: of a search what it found, best first, the first being this row's own text.
+    than its window. n_best: of a search what it found, best first, the first being this row's own text. alignment: of
+    a text made of a source, where asked for, what each of `ids` looked at most.
     """
 
     prompt: str | Sequence[int]
@@ -49,6 +50,7 @@ class Generation:
     finish_reason: FinishReason
     prompt_dropped: int
     n_best: Sequence[Found] = ()
+    alignment: Sequence[Aligned] = ()
 
 
 def generate(
@@ -63,21 +65,23 @@ def generate(
     stop: Sequence[str] = (),
     unknown: Literal["error", "replace"] = "error",
     constraint: Constraint | None = None,
+    prefix: str = "",
+    aligned: bool = False,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Generation]:
     """Continue each prompt `num_samples` times; the samples of one prompt stand together in the result.
 
-    All rows are one batch. A row ends at the tokenizer's eos_id, at a stop string, or after `max_new_tokens`.
-    An empty prompt starts a document (eos_id, or bos_id where there is none). `on_text(row, text)` gets text
-    as it becomes final. `unknown` says what to do where the vocabulary lacks a character or word of a prompt.
-    For a model that turns one text into another the prompts are the sources, AT_ONCE of which are a batch.
-    constraint: a rule that each continuation keeps to, as far as it comes; its log-probabilities are those of what the
-    rule allows.
+    A row ends at the tokenizer's eos_id, at a stop string, or after `max_new_tokens`; what is drawn in it follows from
+    the seed and its number alone. An empty prompt starts a document (eos_id, or bos_id where there is none).
+    `on_text(row, text)` gets text as it becomes final. `unknown` says what to do where the vocabulary lacks a character
+    or word of a prompt. All rows are one batch; for a model that turns one text into another the prompts are the
+    sources, AT_ONCE of which are a batch. prefix: how each text made of a source begins; aligned: find what its tokens
+    looked at. constraint: a rule that each continuation keeps to, as far as it comes.
 
     Raises:
         InputError: no prompt, num_samples or max_new_tokens below 1, several samples of a search, which would
-            all be the same, an empty stop string, an unknown character under unknown="error", or with a constraint more
-            tokens than the model's window has room for.
+            all be the same, an empty stop string, an unknown character under unknown="error", a source that cannot be
+            read, with a constraint more tokens than the model's window has room for, or a prefix that goes with none.
     """
     if not prompts:
         raise InputError("there is no prompt")
@@ -88,21 +92,26 @@ def generate(
             f"num_samples ({num_samples}) is for texts drawn at random; a search finds the same each time",
             f"decoding.n_best={num_samples} gives its best",
         )
+    check_stop(stop)
+    each = [_encode(tokenizer, prompt, unknown) for prompt in prompts]
+    if isinstance(model, SourceModel):
+        model.check_sources(each)
+    elif prefix:
+        raise InputError("prefix is for runs that turn one text into another", "here the prompt itself can end with it")
+    if prefix and constraint is not None:
+        raise InputError("prefix and constraint exclude each other", "a constraint.pattern can say how a text begins")
+    forced = _encode(tokenizer, prefix, unknown)
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
-    encoded = [_encode(tokenizer, prompt, unknown) for prompt in prompts for _ in range(num_samples)]
+    encoded = [ids for ids in each for _ in range(num_samples)]
     end_ids = frozenset(() if tokenizer.eos_id is None else (tokenizer.eos_id,))
-    generator = torch.Generator().manual_seed(seed)
-    rows = [Row(tokenizer, stop, end_ids, on_text and partial(on_text, row)) for row in range(len(asked))]
+    seeds = row_seeds(seed, len(asked))
+    begin = partial(Row, tokenizer, stop, end_ids, forced)
+    rows = [begin(on_text and partial(on_text, row)) for row in range(len(asked))]
     n_best: list[list[Found]] = [[] for _ in rows]
     dropped = [0] * len(rows)
     for members in _batches(model, encoded):
-        bound, starts = model, [encoded[row] or _document_start(tokenizer) for row in members]
-        longest = max_new_tokens
-        if isinstance(bound, SourceModel):
-            bound = bound.bind([encoded[row] for row in members])
-            starts = bound.starts
-            if bound.max_seq_len is not None:  # what stands before the first token takes a place
-                longest = max(1, min(max_new_tokens, bound.max_seq_len - 1))
+        bound, starts, longest = _bound(model, [encoded[row] for row in members], forced, strategy, max_new_tokens)
+        starts = [start or _document_start(tokenizer) for start in starts]
         for row, start in zip(members, starts, strict=True):
             dropped[row] = len(start) - kept_tokens(len(start), bound.max_seq_len)
         if constraint is not None:
@@ -110,14 +119,19 @@ def generate(
                 bound, max(len(start) - dropped[row] for row, start in zip(members, starts, strict=True)), longest
             )
             bound = Constrained(bound, constraint)
-        settings: dict[str, Any] = {"end_ids": end_ids, "max_new_tokens": longest, "generator": generator}
+        settings: dict[str, Any] = {
+            "end_ids": end_ids, "max_new_tokens": longest, "seeds": [seeds[row] for row in members]
+        }  # fmt: skip
         if isinstance(strategy, Search):
-            for row, hypotheses in zip(members, strategy.search(bound, starts, **settings), strict=True):
-                written = [rows[row], *(Row(tokenizer, stop, end_ids) for _ in hypotheses[1:])]
+            stopped = partial(_holds, tokenizer, stop, forced) if stop else None
+            for row, hypotheses in zip(
+                members, strategy.search(bound, starts, **settings, stopped=stopped), strict=True
+            ):
+                written = [rows[row], *(begin() for _ in hypotheses[1:])]
                 n_best[row] = [each.write(found) for each, found in zip(written, hypotheses, strict=True)]
         else:
             _follow(strategy.decode(bound, starts, **settings), [rows[row] for row in members])
-    return [
+    results = [
         Generation(
             prompt=asked[number],
             text=row.text,
@@ -129,16 +143,24 @@ def generate(
         )
         for number, row in enumerate(rows)
     ]
+    if aligned and isinstance(model, SourceModel):
+        for members in _batches(model, encoded):
+            found = align(model, [encoded[row] for row in members], [rows[row].ids for row in members], forced)
+            for row, alignment in zip(members, found, strict=True):
+                results[row] = replace(results[row], alignment=alignment)
+    return results
 
 
 class Row:
-    """One continuation while its ids come. show: gets its text as it becomes final."""
+    """One continuation while its ids come. forced: ids that its text begins with. show: gets its text as it becomes
+    final."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         stop: Sequence[str],
         end_ids: frozenset[int],
+        forced: Sequence[int] = (),
         show: Callable[[str], None] | None = None,
     ) -> None:
         self.ids: list[int] = []
@@ -146,6 +168,8 @@ class Row:
         self.text = ""
         self.reason: FinishReason | None = None  # None: it goes on, or was cut off
         self._stream, self._end_ids, self._show = TextStream(tokenizer, stop), end_ids, show
+        for index in forced:
+            self._add(self._stream.push(index))
 
     def take(self, index: int, logprob: float) -> None:
         """One more id, unless the row has ended."""
@@ -177,6 +201,33 @@ class Row:
         self.text += text
         if text and self._show is not None:
             self._show(text)
+
+
+def _bound(
+    model: GeneratingModel | SourceModel,
+    encoded: list[list[int]],
+    forced: list[int],
+    strategy: Strategy | Search,
+    max_new_tokens: int,
+) -> tuple[GeneratingModel, list[list[int]], int]:
+    """The model that writes, what it continues, and how many tokens at most; for sources, those that fit."""
+    if not isinstance(model, SourceModel):
+        return model, encoded, max_new_tokens
+    looks = isinstance(strategy, Search) and strategy.looks_at_sources
+    bound: BoundModel = model.bind(encoded, attention=True) if looks else model.bind(encoded)
+    starts = [[*start, *forced] for start in bound.starts]
+    if bound.max_seq_len is None:
+        return bound, starts, max_new_tokens
+    room = bound.max_seq_len - max(map(len, starts))  # what stands before the first token takes places
+    if room < 1 and forced:
+        raise InputError(f"prefix has {len(forced)} tokens; the model writes {bound.max_seq_len - 1}")
+    return bound, starts, min(max_new_tokens, max(1, room))
+
+
+def _holds(tokenizer: Tokenizer, stop: Sequence[str], forced: Sequence[int], ids: Sequence[int]) -> bool:
+    """Whether the text of these ids holds a stop text."""
+    text = tokenizer.decode([*forced, *ids])
+    return any(each in text for each in stop)
 
 
 def _follow(steps: Iterator[Emitted], rows: Sequence[Row]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor
 
 from llmcli.decoding.base import Emitted, GeneratingModel
@@ -25,9 +24,9 @@ class Greedy:
         *,
         end_ids: frozenset[int],
         max_new_tokens: int,
-        generator: torch.Generator,
+        seeds: Sequence[int],
     ) -> Iterator[Emitted]:
-        """See `Strategy.decode`; nothing is drawn from `generator`."""
+        """See `Strategy.decode`; nothing is drawn."""
         return decode_tokens(
             model,
             prompts,

@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from llmcli.decoding.base import Emitted, GeneratingModel
+from llmcli.decoding.base import Emitted, GeneratingModel, StepOutput
 from llmcli.decoding.penalties import Penalties
 from llmcli.errors import InputError, LLMError
-from llmcli.models.base import State
 
-Choose = Callable[[Tensor], Tensor]  # logits (B, V) float32, which it may overwrite -> ids (B,) int64
+Choose = Callable[[Tensor], Tensor]  # logits (B, V) float32, which it only reads -> ids (B,) int64
 
 
 def kept_tokens(length: int, window: int | None) -> int:
@@ -53,13 +52,14 @@ def decode_tokens(
     window = model.max_seq_len
     contexts = [list(prompt[len(prompt) - kept_tokens(len(prompt), window) :]) for prompt in prompts]
     ended = [False] * len(prompts)
-    held = penalties.begin(prompts, model.vocab_size, model.device)  # all of a prompt, also what is past the window
+    # of a prompt all counts, also what is past the window
+    held = penalties.begin(prompts, model.vocab_size, model.device, end_ids=end_ids)
 
-    logits, state = prefill(model, contexts, max_new_tokens)
+    out = prefill(model, contexts, max_new_tokens)
     for step in range(max_new_tokens):
-        own = torch.log_softmax(logits, dim=-1)  # (B, V)
+        logits, own = out.last()  # (B, V)
         chosen = choose(logits if held is None else held.adjust(logits))  # (B,)
-        logprobs = own.gather(1, chosen[:, None])[:, 0]
+        logprobs = own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(dim=-1)
         # Both lists cross to the host in one transfer. float64 holds every id exactly; MPS lacks it, and
         # float32 holds them up to 16 million.
         wide = torch.float32 if chosen.device.type == "mps" else torch.float64
@@ -82,10 +82,9 @@ def decode_tokens(
                 context[-1:] if over else context[len(context) - kept_tokens(len(context), window) :]
                 for context, over in zip(contexts, ended, strict=True)
             ]
-            logits, state = prefill(model, contexts, max_new_tokens - step - 1)
+            out = prefill(model, contexts, max_new_tokens - step - 1)
         else:
-            out = model.step(chosen[:, None], state, last_only=True)
-            logits, state = out.logits[:, -1].float(), out.state
+            out = model.step(chosen[:, None], out.state, last_only=True)
 
 
 def check_prompts(model: GeneratingModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
@@ -100,8 +99,8 @@ def check_prompts(model: GeneratingModel, prompts: Sequence[Sequence[int]], max_
                 raise InputError(f"prompt {row} holds id {index}, the model knows 0 to {model.vocab_size - 1}")
 
 
-def prefill(model: GeneratingModel, contexts: Sequence[Sequence[int]], max_new_tokens: int) -> tuple[Tensor, State]:
-    """Read every context from an empty state -> logits (B, V) after its last token, state."""
+def prefill(model: GeneratingModel, contexts: Sequence[Sequence[int]], max_new_tokens: int) -> StepOutput:
+    """Read every context from an empty state -> what the model gives at its last token."""
     lengths = [len(context) for context in contexts]
     longest = max(lengths)
     ids = torch.zeros(len(contexts), longest, dtype=torch.int64)
@@ -111,5 +110,4 @@ def prefill(model: GeneratingModel, contexts: Sequence[Sequence[int]], max_new_t
     if model.max_seq_len is not None:
         capacity = min(capacity, model.max_seq_len)
     real = None if min(lengths) == longest else torch.tensor(lengths, device=model.device)
-    out = model.step(ids.to(model.device), model.init_state(len(contexts), capacity), lengths=real, last_only=True)
-    return out.logits[:, -1].float(), out.state
+    return model.step(ids.to(model.device), model.init_state(len(contexts), capacity), lengths=real, last_only=True)

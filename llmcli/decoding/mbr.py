@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from llmcli.decoding.base import GeneratingModel, Hypothesis, StepOutput
-from llmcli.decoding.sample import Sample
+from llmcli.decoding.base import GeneratingModel, Hypothesis, StepOutput, Stopped
+from llmcli.decoding.sample import Sample, row_seeds
 from llmcli.errors import InputError
 from llmcli.models.base import State
 
@@ -30,6 +30,8 @@ class MinimumBayesRisk:
     Raises InputError for sizes that cannot be.
     """
 
+    looks_at_sources = False
+
     def __init__(self, *, samples: int, n_best: int, sampler: Sample) -> None:
         if samples < 2:
             raise InputError(f"decoding.samples ({samples}) must be at least 2")
@@ -45,18 +47,30 @@ class MinimumBayesRisk:
         *,
         end_ids: frozenset[int],
         max_new_tokens: int,
-        generator: torch.Generator,
+        seeds: Sequence[int],
+        stopped: Stopped | None = None,
     ) -> list[list[Hypothesis]]:
-        """See `Search.search`; one number is drawn from `generator`. All samples of all prompts are one batch."""
+        """See `Search.search`. All samples of all prompts are one batch."""
         rows = [list(prompt) for prompt in prompts for _ in range(self.samples)]
         drawn: list[tuple[list[int], list[float]]] = [([], []) for _ in rows]
-        repeated = Repeated(model, self.samples)
-        steps = self.sampler.decode(repeated, rows, end_ids=end_ids, max_new_tokens=max_new_tokens, generator=generator)
+        over = [False] * len(rows)
+        steps = self.sampler.decode(
+            Repeated(model, self.samples),
+            rows,
+            end_ids=end_ids,
+            max_new_tokens=max_new_tokens,
+            seeds=[each for seed in seeds for each in row_seeds(seed, self.samples)],
+        )
         for emitted in steps:
-            for (ids, logprobs), index, logprob in zip(drawn, emitted.ids, emitted.logprobs, strict=True):
-                if index is not None:
-                    ids.append(index)
-                    logprobs.append(logprob)
+            for row, (index, logprob) in enumerate(zip(emitted.ids, emitted.logprobs, strict=True)):
+                if index is None or over[row]:
+                    continue
+                ids, logprobs = drawn[row]
+                ids.append(index)
+                logprobs.append(logprob)
+                over[row] = index in end_ids or (stopped is not None and stopped(ids))
+            if all(over):
+                break
         starts = range(0, len(rows), self.samples)
         return [self._ranked(drawn[start : start + self.samples]) for start in starts]
 

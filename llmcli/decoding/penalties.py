@@ -18,8 +18,9 @@ from llmcli.errors import InputError
 class Penalties:
     """Changes of the logits, in this order; none of them with 1.0, 0.0, 0.0 and 0.
 
-    repetition: tokens of the prompt or the text (Keskar et al. 2019), see `penalise`. frequency, presence: subtracted
-    from the logits of tokens of the text, so much for each time that they stand there, and so much once.
+    repetition: tokens of the prompt, less ends of texts, or the text (Keskar et al. 2019), see `penalise`. frequency,
+    presence: subtracted from the logits of tokens of the text, so much for each time that they stand there, and so much
+    once.
     no_repeat_ngram: runs of so many tokens that stand in prompt and text never come a second time (Paulus et al. 2018),
     as long as anything else is possible.
 
@@ -37,43 +38,63 @@ class Penalties:
         self.repetition, self.frequency, self.presence = repetition, frequency, presence
         self.no_repeat_ngram = no_repeat_ngram
 
-    def begin(self, prompts: Sequence[Sequence[int]], vocab_size: int, device: torch.device) -> Rows | None:
+    def begin(
+        self,
+        prompts: Sequence[Sequence[int]],
+        vocab_size: int,
+        device: torch.device,
+        *,
+        end_ids: frozenset[int] = frozenset(),
+    ) -> Rows | None:
         """What the rows hold before the first new token; None where nothing is penalised."""
         if (self.repetition, self.frequency, self.presence, self.no_repeat_ngram) == (1.0, 0.0, 0.0, 0):
             return None
-        return Rows(self, prompts, vocab_size, device)
+        return Rows(self, prompts, vocab_size, device, end_ids)
 
 
 class Rows:
-    """The tokens of each row, as far as penalties depend on them."""
+    """The tokens of each row, as far as the penalties that are asked for depend on them."""
 
     def __init__(
-        self, penalties: Penalties, prompts: Sequence[Sequence[int]], vocab_size: int, device: torch.device
+        self,
+        penalties: Penalties,
+        prompts: Sequence[Sequence[int]],
+        vocab_size: int,
+        device: torch.device,
+        end_ids: frozenset[int],
     ) -> None:
         self.penalties = penalties
-        seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            seen[row, list(prompt)] = True
-        self.seen = seen.to(device)  # (B, V), in prompt or text
-        self.counts = torch.zeros(len(prompts), vocab_size, device=device)  # (B, V), how often in the text
+        self.seen: Tensor | None = None  # (B, V), in prompt or text
+        self.counts: Tensor | None = None  # (B, V), how often in the text
+        if penalties.repetition != 1.0:
+            seen = torch.zeros(len(prompts), vocab_size, dtype=torch.bool)
+            for row, prompt in enumerate(prompts):
+                seen[row, [number for number in prompt if number not in end_ids]] = True
+            self.seen = seen.to(device)
+        if (penalties.frequency, penalties.presence) != (0.0, 0.0):
+            self.counts = torch.zeros(len(prompts), vocab_size, device=device)
         self.followed = [Followed(penalties.no_repeat_ngram, prompt) for prompt in prompts]
 
     def adjust(self, logits: Tensor) -> Tensor:
         """logits (B, V) float32 -> (B, V), a new tensor."""
         asked = self.penalties
-        logits = penalise(logits, self.seen, asked.repetition)
-        logits = logits - asked.frequency * self.counts - asked.presence * (self.counts > 0)
-        for row, followed in enumerate(self.followed):
-            if banned := followed.next():
-                without = logits[row].index_fill(0, torch.tensor(banned, device=logits.device), -math.inf)
-                logits[row] = torch.where(torch.isinf(without).all(), logits[row], without)
+        logits = logits.clone() if self.seen is None else penalise(logits, self.seen, asked.repetition)
+        if self.counts is not None:
+            logits -= asked.frequency * self.counts + asked.presence * (self.counts > 0)
+        places = [(row, number) for row, followed in enumerate(self.followed) for number in followed.next()]
+        if places:
+            rows, banned = torch.tensor(places, device=logits.device).unbind(1)
+            without = logits.index_put((rows, banned), logits.new_tensor(-math.inf))
+            logits = torch.where(torch.isinf(without).all(1, keepdim=True), logits, without)
         return logits
 
     def add(self, ids: Sequence[int]) -> None:
         """One more token for each row."""
-        chosen = torch.tensor(ids, device=self.seen.device)[:, None]  # (B, 1)
-        self.seen.scatter_(1, chosen, True)
-        self.counts.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=self.counts.dtype))
+        if self.seen is not None:
+            self.seen.scatter_(1, torch.tensor(ids, device=self.seen.device)[:, None], True)
+        if self.counts is not None:
+            at = torch.tensor(ids, device=self.counts.device)[:, None]  # (B, 1)
+            self.counts.scatter_add_(1, at, torch.ones_like(at, dtype=self.counts.dtype))
         for followed, number in zip(self.followed, ids, strict=True):
             followed.add(number)
 
@@ -81,8 +102,9 @@ class Rows:
         """Rows picked by `index`, as beam search needs; independent of these."""
         picked = object.__new__(type(self))
         picked.penalties = self.penalties
-        where = torch.tensor(list(index), device=self.seen.device)
-        picked.seen, picked.counts = self.seen[where], self.counts[where]
+        where = torch.tensor(list(index))
+        picked.seen = None if self.seen is None else self.seen[where]
+        picked.counts = None if self.counts is None else self.counts[where]
         picked.followed = [self.followed[row].copy() for row in index]
         return picked
 

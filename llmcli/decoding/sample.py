@@ -72,13 +72,13 @@ class Sample:
         *,
         end_ids: frozenset[int],
         max_new_tokens: int,
-        generator: torch.Generator,
+        seeds: Sequence[int],
     ) -> Iterator[Emitted]:
-        """See `Strategy.decode`; one number is drawn from `generator`, the seed of the rows' streams."""
+        """See `Strategy.decode`."""
         if self.temperature == 0:
             greedy = Greedy(penalties=self.penalties)
-            return greedy.decode(model, prompts, end_ids=end_ids, max_new_tokens=max_new_tokens, generator=generator)
-        numbers = row_uniforms(len(prompts), generator, model.device)
+            return greedy.decode(model, prompts, end_ids=end_ids, max_new_tokens=max_new_tokens, seeds=seeds)
+        numbers = row_uniforms(seeds, model.device)
 
         def choose(logits: Tensor) -> Tensor:
             return draw(self.filter(logits), next(numbers))
@@ -111,13 +111,18 @@ class Sample:
         return logits
 
 
-def row_uniforms(rows: int, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-    """Endless (B,) uniform numbers in [0, 1); row i's stream depends on `generator` and i alone.
+def row_seeds(seed: int, rows: int) -> list[int]:
+    """A seed for each row that follows from `seed` and its number alone."""
+    base = int(torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(seed)))
+    return [base + row for row in range(rows)]
+
+
+def row_uniforms(seeds: Sequence[int], device: torch.device) -> Iterator[Tensor]:
+    """Endless (B,) uniform numbers in [0, 1), of each row from a stream of its own.
 
     Drawn on the CPU, so that a seed gives the same numbers on every device.
     """
-    base = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-    streams = [torch.Generator().manual_seed(base + row) for row in range(rows)]
+    streams = [torch.Generator().manual_seed(seed) for seed in seeds]
     while True:
         block = torch.stack([torch.rand(_BLOCK, generator=stream) for stream in streams])  # (B, block)
         yield from block.to(device).unbind(dim=1)

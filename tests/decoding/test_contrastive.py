@@ -42,7 +42,7 @@ class Tiny:
 
 def decode(strategy, model, prompts, *, max_new_tokens, end_ids=()):
     steps = strategy.decode(
-        model, prompts, end_ids=frozenset(end_ids), max_new_tokens=max_new_tokens, generator=torch.Generator()
+        model, prompts, end_ids=frozenset(end_ids), max_new_tokens=max_new_tokens, seeds=[0] * len(prompts)
     )
     return [list(row) for row in zip(*(step.ids for step in steps), strict=True)]
 

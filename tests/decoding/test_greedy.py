@@ -16,7 +16,7 @@ def decode(model, prompts, *, max_new_tokens, end_ids=(), repetition=1.0):
         prompts,
         end_ids=frozenset(end_ids),
         max_new_tokens=max_new_tokens,
-        generator=torch.Generator(),
+        seeds=[0] * len(prompts),
     )
     return list(steps)
 

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from toy import ToyModel, penalties
 
 from llmcli.decoding.mbr import MinimumBayesRisk, likeness, ngrams
-from llmcli.decoding.sample import Sample
+from llmcli.decoding.sample import Sample, row_seeds
 from llmcli.errors import InputError
 
 PROMPTS = [[1, 2], [3], [4, 5, 6]]
@@ -15,11 +14,11 @@ def sampler(temperature=1.0):
     return Sample(temperature=temperature, top_k=None, top_p=None, min_p=None, typical_p=None, penalties=penalties())
 
 
-def search(prompts, *, samples=8, n_best=1, temperature=1.0, model=None, end_ids=(3,), seed=1):
+def search(prompts, *, samples=8, n_best=1, temperature=1.0, model=None, end_ids=(3,), seed=1, **more):
     strategy = MinimumBayesRisk(samples=samples, n_best=n_best, sampler=sampler(temperature))
     return strategy.search(
         model or ToyModel(), prompts, end_ids=frozenset(end_ids), max_new_tokens=12,
-        generator=torch.Generator().manual_seed(seed),
+        seeds=[seed] * len(prompts), **more,
     )  # fmt: skip
 
 
@@ -27,9 +26,8 @@ def drawn(prompts, samples, seed=1):
     """The same samples, taken one after another from the strategy that draws them."""
     rows = [list(prompt) for prompt in prompts for _ in range(samples)]
     texts = [[] for _ in rows]
-    steps = sampler().decode(
-        ToyModel(), rows, end_ids=frozenset([3]), max_new_tokens=12, generator=torch.Generator().manual_seed(seed)
-    )
+    seeds = [each for _ in prompts for each in row_seeds(seed, samples)]
+    steps = sampler().decode(ToyModel(), rows, end_ids=frozenset([3]), max_new_tokens=12, seeds=seeds)
     for step in steps:
         for text, number in zip(texts, step.ids, strict=True):
             if number is not None:

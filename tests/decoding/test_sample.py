@@ -5,7 +5,7 @@ import torch
 from toy import ToyModel, penalties
 
 from llmcli.decoding.greedy import Greedy
-from llmcli.decoding.sample import Sample, draw, row_uniforms
+from llmcli.decoding.sample import Sample, draw, row_seeds, row_uniforms
 from llmcli.errors import InputError
 
 
@@ -26,7 +26,7 @@ def decode(strategy, model, prompts, *, max_new_tokens, seed=0, end_ids=()):
         prompts,
         end_ids=frozenset(end_ids),
         max_new_tokens=max_new_tokens,
-        generator=torch.Generator().manual_seed(seed),
+        seeds=row_seeds(seed, len(prompts)),
     )
     return [list(row) for row in zip(*(step.ids for step in steps), strict=True)]
 
@@ -162,8 +162,8 @@ def test_rows_with_the_same_prompt_differ():
 
 def test_streams_do_not_depend_on_how_many_there_are():
     device = torch.device("cpu")
-    many = row_uniforms(20, torch.Generator().manual_seed(1), device)
-    few = row_uniforms(2, torch.Generator().manual_seed(1), device)
+    many = row_uniforms(row_seeds(1, 20), device)
+    few = row_uniforms(row_seeds(1, 2), device)
     for _ in range(600):
         numbers = next(many)
         assert torch.equal(numbers[:2], next(few))
