@@ -15,10 +15,13 @@ from torch import Tensor
 
 from llmcli import files
 from llmcli.data.examples import Examples
+from llmcli.decoded import Decoded
 from llmcli.errors import InputError, LLMError
+from llmcli.metrics.base import Metric
 from llmcli.metrics.bootstrap import SHARE, Contributions, differences, figures_of, intervals
 from llmcli.metrics.calibration import CalibrationError
-from llmcli.report.predictions import Predictions
+from llmcli.report.decoded_page import DecodedFigures, decoded_report
+from llmcli.report.predictions import Predictions, line, plain
 from llmcli.report.predictions_page import Evaluated, report
 from llmcli.tasks.base import Batch, ScoresExamples, StepResult, Task
 
@@ -29,7 +32,10 @@ class Answers:
     """Is shown each batch of one evaluation (`Task.accumulate`), and knows afterwards what became of the examples.
 
     folder: for the two files, made by `open_folder`; None keeps no single outcomes. A context, which closes its files.
+    decoded: the texts that the run found for the sources of the examples, of a run that does; given after the batches.
     """
+
+    decoded: Decoded | None = None
 
     def __init__(self, task: Task, examples: Examples, *, folder: Path | None) -> None:
         self.task, self.examples, self.folder = task, examples, folder
@@ -62,24 +68,22 @@ class Answers:
 
     def intervals(self, resamples: int) -> dict[str, tuple[float, float]]:
         """Bounds of every figure that the examples make, by its name; empty for a task that does not say which do."""
-        each = self.contributions.each()
-        return intervals(self.task.metrics(), each, resamples=resamples) if each else {}
+        each = self._each()
+        return intervals(self._metrics(), each, resamples=resamples) if each else {}
 
     def without(self, numbers: Sequence[int]) -> dict[str, float]:
         """Every figure that the examples make, of the split without those of these numbers."""
-        each = self.contributions.each()
-        return figures_of(
-            self.task.metrics(), {name: value[_all_but(numbers, len(value))] for name, value in each.items()}
-        )
+        each = self._each()
+        return figures_of(self._metrics(), {name: value[_all_but(numbers, len(value))] for name, value in each.items()})
 
     def against(self, baseline: Answers, resamples: int) -> dict[str, dict[str, float]]:
         """How far each figure is from that of another run on the same examples: measured, low, high, p by its name."""
-        ours, theirs = (side.contributions.each() for side in (self, baseline))
+        ours, theirs = (side._each() for side in (self, baseline))
         if not ours or not theirs:  # a task that does not say what each example contributes
             return {}
-        found = differences(
-            self.task.metrics(), ours, theirs, resamples=resamples, baseline_metrics=baseline.task.metrics()
-        )
+        if self.decoded is not None and not torch.equal(ours["n"], theirs["n"]):
+            theirs.pop("n")  # other tokens: what is measured by the token differs in meaning
+        found = differences(self._metrics(), ours, theirs, resamples=resamples, baseline_metrics=baseline._metrics())
         return {name: asdict(each) for name, each in found.items()}
 
     def classes(self) -> dict[str, dict[str, float]]:
@@ -92,14 +96,18 @@ class Answers:
 
         figures: as `llm eval` gives them, with `intervals`, `classes` and `baseline` where there are any.
         """
-        if self.folder is None or self._predictions is None:
+        if self.folder is None:
+            return {}
+        if self.decoded is not None:
+            return self._write_decoded(self.folder, figures, about=about, subtitle=subtitle)
+        if self._predictions is None:
             return {}
         headers, rows = figure_rows(figures)
         evaluated = Evaluated(
             subtitle=subtitle,
             headers=headers,
             figures=rows,
-            note=f"Intervals hold {SHARE:.0%} of resamples of the examples." if figures.get("intervals") else "",
+            note=_note(figures),
             classes=figures.get("classes", {}),
             confusion=self._predictions.confusion,
             bins=self._bins(),
@@ -111,6 +119,30 @@ class Answers:
             self._predictions.write(self.folder / PREDICTIONS)
             files.write_atomic(self.folder / REPORT, report(evaluated).encode())
         return {"predictions": str(self.folder / PREDICTIONS), "report": str(self.folder / REPORT)}
+
+    def _write_decoded(
+        self, folder: Path, figures: Mapping[str, Any], *, about: Mapping[str, Any], subtitle: str
+    ) -> dict[str, str]:
+        """The same of texts that were found for sources."""
+        assert self.decoded is not None
+        each = self.contributions.each()
+        outcomes = [plain(outcome) for outcome in self.decoded.outcomes((each["loss"] / each["n"]).tolist())]
+        headers, rows = figure_rows(figures)
+        page = decoded_report(
+            DecodedFigures(subtitle=subtitle, headers=headers, figures=rows, note=_note(figures), outcomes=outcomes)
+        )
+        with _written(folder):
+            files.write_json(folder / ABOUT, {**about, "figures": dict(figures)})
+            files.write_atomic(folder / PREDICTIONS, b"".join(map(line, outcomes)))
+            files.write_atomic(folder / REPORT, page.encode())
+        return {"predictions": str(folder / PREDICTIONS), "report": str(folder / REPORT)}
+
+    def _metrics(self) -> list[Metric]:
+        return [*self.task.metrics(), *([] if self.decoded is None else self.decoded.scorer.metrics)]
+
+    def _each(self) -> dict[str, Tensor]:
+        """(N, ...) by name, in the order of the split."""
+        return {**self.contributions.each(), **({} if self.decoded is None else self.decoded.each)}
 
     def _bins(self) -> list[tuple[int, float, float]]:
         """(examples, mean confidence, share right) of each bin that has examples."""
@@ -184,6 +216,10 @@ def _written(folder: Path | None) -> Iterator[None]:
             f"cannot write predictions and report to {folder}: {err.strerror}",
             "free some space, or score without them: out=none",
         ) from err
+
+
+def _note(figures: Mapping[str, Any]) -> str:
+    return f"Intervals hold {SHARE:.0%} of resamples of the examples." if figures.get("intervals") else ""
 
 
 def _whole(name: str, value: float) -> float:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from llmcli import config as configs
-from llmcli import files
 from llmcli.checkpoint import Loaded
 from llmcli.data.examples import Examples
 from llmcli.data.records import TextPair
 from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.decoding.generate import Generation, generate
-from llmcli.metrics.translation import translation_scores
+from llmcli.metrics.decoded import TextScorer
 from llmcli.tasks.base import Task
 from llmcli.tokenizers.base import Tokenizer
 
 AT_ONCE = 256  # sources between two reports of progress
-TEXTS = "decoded.jsonl"
 
 
 def own_strategy(loaded: Loaded) -> Strategy | Search:
@@ -30,22 +29,28 @@ def own_strategy(loaded: Loaded) -> Strategy | Search:
     return strategy
 
 
-def score_decoded(
+def scorer_of(examples: Examples) -> TextScorer:
+    """What the texts for these examples will be scored with; known before there are any.
+
+    Raises InputError where a package is missing without which texts in this language have no score.
+    """
+    return TextScorer([cast(TextPair, record).target.strip() for record in examples])
+
+
+@torch.inference_mode()
+def decode(
     task: Task,
     tokenizer: Tokenizer,
     examples: Examples,
     *,
     strategy: Strategy | Search,
     max_new_tokens: int,
-    folder: Path | None,
     report: Callable[[int], None] | None = None,
-) -> dict[str, Any]:
-    """Figures of the texts that `strategy` finds for all sources, which are cut to what the model reads.
+) -> list[str]:
+    """The texts that `strategy` finds for the sources of all examples, which are cut to what the model reads.
 
-    Those of `translation_scores`, and `exact`, the share that is the reference to the letter. folder: for `TEXTS`,
-    with source, reference and text of each example; None writes nothing. report is called with how many are done.
+    report is called with how many are done.
     """
-    records = [cast(TextPair, record) for record in examples]
     limit = getattr(task, "max_seq_len", None)
     longest = None if limit is None else limit - 1  # an end follows
     sources = [examples.ids(number)[0].tolist()[:longest] for number in range(len(examples))]
@@ -64,18 +69,43 @@ def score_decoded(
         found.update(zip(numbers, results, strict=True))
         if report is not None:
             report(len(found))
-    texts = [found[number].text.strip() for number in range(len(records))]
-    references = [record.target.strip() for record in records]
-    figures = translation_scores(texts, references)
-    signatures = figures.pop("signatures")
-    figures["exact"] = sum(text == reference for text, reference in zip(texts, references, strict=True)) / len(texts)
-    figures.update({f"{name}_signature": signature for name, signature in signatures.items()})
-    if folder is not None:
-        rows = [
-            {"source": record.source, "reference": record.target, "text": text}
-            for record, text in zip(records, texts, strict=True)
+    return [found[number].text.strip() for number in range(len(sources))]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The texts (N) of the sources of a split. each (N, ...): what each adds to the sums of the scorer's metrics."""
+
+    scorer: TextScorer
+    sources: Sequence[str]
+    texts: Sequence[str]
+    each: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, texts: Sequence[str], examples: Examples, scorer: TextScorer) -> Decoded:
+        sources = [cast(TextPair, record).source for record in examples]
+        return cls(scorer=scorer, sources=sources, texts=texts, each=scorer.each(texts))
+
+    def figures(self) -> dict[str, Any]:
+        """The scores, and sacrebleu's signatures of those that are its own."""
+        signatures = self.scorer.signatures()
+        return {
+            **self.scorer.figures(self.texts, self.each),
+            **{f"{name}_signature": signature for name, signature in signatures.items()},
+        }
+
+    def outcomes(self, losses: Sequence[float]) -> list[dict[str, Any]]:
+        """What became of each example, in plain values; losses (N,): of its reference, in nats a token."""
+        scores = self.scorer.sentences(self.each)
+        columns = zip(self.sources, self.scorer.references, self.texts, losses, *scores.values(), strict=True)
+        return [
+            {
+                "source": source,
+                "reference": reference,
+                "text": text,
+                "right": text == reference,
+                **dict(zip(scores, values, strict=True)),
+                "loss": loss,
+            }
+            for source, reference, text, loss, *values in columns
         ]
-        content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        files.write_atomic(folder / TEXTS, content.encode())
-        figures["decoded"] = str(folder / TEXTS)
-    return figures

@@ -13,10 +13,12 @@ from llmcli import ui
 from llmcli.answers import Answers, open_folder
 from llmcli.assembly import batches
 from llmcli.checkpoint import Loaded
-from llmcli.decoded import own_strategy, score_decoded
+from llmcli.data.records import TextPair
+from llmcli.decoded import Decoded, decode, own_strategy, scorer_of
 from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.errors import InputError
 from llmcli.floor import floor_of
+from llmcli.metrics.decoded import TextScorer
 from llmcli.scored_data import Scored, find_data, with_scorer
 from llmcli.tasks.base import Batch, ScoresExamples, StepResult, Task, figures
 from llmcli.trainer import accelerator_of
@@ -78,6 +80,8 @@ def score(
     for one of the run, None for neither; `baseline`: how far the figures are from those of this run on the same
     examples.
 
+    Of pairs of texts the sources are decoded, by `strategy`, None: as the run says, and the texts are scored.
+
     Raises InputError for an unknown split, where the run's own data has changed, for labels that the run was not
     trained on, for a folder that cannot be written, and for a baseline that scores other data.
     """
@@ -94,6 +98,8 @@ def score(
         if baseline is not None:
             raise InputError("baseline= compares runs on examples; this data holds running text")
         return _figures(loaded, scored, **how)
+    examples = scored.prepared.examples(scored.split)
+    scorer = scorer_of(examples) if _turns_texts(loaded, scored) else None  # refuses before anything is computed
     other = None
     if baseline is not None:
         other = find_data(baseline, data, split)
@@ -102,11 +108,12 @@ def score(
     folder = None
     if out is not None and isinstance(loaded.task, ScoresExamples | SourceModel):
         folder = open_folder(_folder(loaded.path, scored) if out == "auto" else out, about=about)
-    with Answers(loaded.task, scored.prepared.examples(scored.split), folder=folder) as answers:
+    found_by: dict[str, Any] = {"strategy": strategy, "max_new_tokens": max_new_tokens, "progress": progress}
+    with Answers(loaded.task, examples, folder=folder) as answers:
         found = _figures(loaded, scored, seen=answers, **how)
-        if isinstance(loaded.task, SourceModel):
-            strategy = strategy or own_strategy(loaded)
-            found.update(_decoded(loaded, scored, strategy, max_new_tokens, folder=folder, progress=progress))
+        if scorer is not None:
+            answers.decoded = _decoded(loaded, scored, scorer, **found_by)
+            found.update(answers.decoded.figures())
         if bootstrap:
             found["intervals"] = {name: list(each) for name, each in answers.intervals(bootstrap).items()}
         if numbers := scored.leaked():
@@ -118,6 +125,9 @@ def score(
         if baseline is not None and other is not None:
             with Answers(baseline.task, other.prepared.examples(other.split), folder=None) as theirs:
                 figures = _figures(baseline, other, seen=theirs, **how)
+                if scorer is not None:
+                    theirs.decoded = _decoded(baseline, other, scorer, **found_by)
+                    figures.update(theirs.decoded.figures())
             apart = answers.against(theirs, bootstrap)
             found["baseline"] = {"ckpt": str(baseline.path), "figures": figures, "differences": apart}
         subtitle = f"{loaded.path} · {scored.about['origin']} · {scored.about['split']}"
@@ -158,26 +168,31 @@ def _figures(
     return found
 
 
+def _turns_texts(loaded: Loaded, scored: Scored) -> bool:
+    """Whether the run makes texts of sources, and there are references to score them beside."""
+    return isinstance(loaded.task, SourceModel) and scored.prepared.record == TextPair.__name__
+
+
 def _decoded(
     loaded: Loaded,
     scored: Scored,
-    strategy: Strategy | Search,
-    max_new_tokens: int,
+    scorer: TextScorer,
     *,
-    folder: Path | None,
+    strategy: Strategy | Search | None,
+    max_new_tokens: int,
     progress: bool,
-) -> dict[str, Any]:
+) -> Decoded:
     examples = scored.prepared.examples(scored.split)
     with ui.Meter() as meter:
-        return score_decoded(
+        texts = decode(
             loaded.task,
             loaded.tokenizer,
             examples,
-            strategy=strategy,
+            strategy=strategy or own_strategy(loaded),
             max_new_tokens=max_new_tokens,
-            folder=folder,
             report=(lambda n: meter("decoding", n, len(examples))) if progress else None,
         )
+    return Decoded.of(texts, examples, scorer)
 
 
 def _folder(ckpt: Path, scored: Scored) -> Path:
@@ -201,3 +216,10 @@ def _check_comparable(ours: Loaded, one: Scored, theirs: Loaded, other: Scored) 
             f"the baseline would be scored on other examples: {said[1]}; this run: {said[0]}",
             "data=... and split=... name what both are to be scored on",
         )
+    if _turns_texts(ours, one):
+        references = [[record.texts()[1] for record in each.prepared.examples(each.split)] for each in (one, other)]
+        if references[0] != references[1]:
+            raise InputError(
+                "the baseline cleans texts in another way: it would be scored beside other references",
+                "only runs with the same clean=[...] can be compared",
+            )

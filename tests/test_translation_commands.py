@@ -35,16 +35,20 @@ def toy(tmp_path_factory, cache):
     return folder
 
 
+def lines(scored):
+    return [json.loads(line) for line in Path(scored["predictions"]).read_text("utf-8").splitlines()]
+
+
 def test_a_toy_is_learned_and_scored(llm, toy):
     scored = json.loads(llm("eval", f"ckpt={toy}", "--json").out)
     assert scored["exact"] > 0.9 and scored["chrf"] > 90 and scored["loss"] < 0.3
     assert scored["bleu_signature"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|")
-    rows = [json.loads(line) for line in Path(scored["decoded"]).read_text("utf-8").splitlines()]
+    rows = lines(scored)
     assert len(rows) == 60
     right = [row["text"] == row["reference"] == row["source"][::-1] for row in rows]
     assert sum(right) / 60 == pytest.approx(scored["exact"])
     greedy = json.loads(llm("eval", f"ckpt={toy}", "decoding=greedy", "out=none", "--json").out)
-    assert greedy["exact"] > 0.9 and "decoded" not in greedy
+    assert greedy["exact"] > 0.9 and "predictions" not in greedy
     short = json.loads(llm("eval", f"ckpt={toy}", "max_new_tokens=1", "out=none", "--json").out)
     assert short["exact"] == 0 and short["length_ratio"] <= 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     path = runs.resolve(cfg.ckpt, "use")
     if cfg.ckpt in (None, "latest"):
         ui.say("run", str(path))
-    strategy = None if cfg.get("decoding") is None else configs.build(cfg.decoding)
     loaded = checkpoint.load(path)
+    strategy = None if cfg.get("decoding") is None else configs.build(cfg.decoding)
     began = time.monotonic()
     lists = {kind: texts.get(kind, []) for kind in ("similarity", "analogies")}
     figures: dict[str, Any] = {}
@@ -70,12 +70,18 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
 
 
 def _show_all(figures: Mapping[str, Any]) -> None:
-    """The figures with their intervals, then those of each class, then what sets them apart from a baseline's."""
+    """The figures with their intervals, then those of each class, what sets them apart from a baseline's, and what
+    else there is to know."""
     bounds = figures.get("intervals", {})
-    plain = {name: value for name, value in figures.items() if not isinstance(value, Mapping)}
+    plain = {name: value for name, value in figures.items() if not isinstance(value, Mapping | str)}
     plain |= {f"{name}, without leaks": value for name, value in figures.get("without_leaks", {}).items()}
     rows: list[tuple[str, ...]]
-    rows = [(name, _show(value), *([_between(bounds.get(name))] if bounds else [])) for name, value in plain.items()]
+    rows = [
+        (title, *([""] * (2 if bounds else 1)))
+        if name is None
+        else (title, _show(plain[name]), *([_between(bounds.get(name))] if bounds else []))
+        for title, name in _grouped(list(plain))
+    ]
     ui.table(rows, ("figure", "value", *(["95% interval"] if bounds else [])), right=(1,), stdout=True)
     classes = figures.get("classes", {})
     if 0 < len(classes) <= MOST_CLASSES:
@@ -95,6 +101,20 @@ def _show_all(figures: Mapping[str, Any]) -> None:
             for name, apart in baseline["differences"].items()
         ]  # fmt: skip
         ui.table(rows, ("figure", "baseline", "difference", "95% interval", "p"), right=(1, 2, 4), stdout=True)
+    ui.out("")
+    ui.table([(name, value) for name, value in figures.items() if isinstance(value, str)], stdout=True)
+
+
+def _grouped(names: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """What a row says and the figure in it; those of decoded texts stand below what they are of, which has none."""
+    from llmcli.metrics.decoded import GROUPS
+
+    of_texts = {name for group in GROUPS.values() for name in group}
+    yield from ((name, name) for name in names if name not in of_texts)
+    if "bleu" in names:
+        for title, group in GROUPS.items():
+            yield title, None
+            yield from ((f"  {name}", name) for name in group if name in names)
 
 
 def _between(bounds: Sequence[float] | None) -> str:

@@ -26,6 +26,12 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def readable(texts: Sequence[str]) -> bool:
+    """Whether `words` sees at least half of the letters and digits: hardly any of those of Russian or Korean."""
+    alphanumeric = sum(each.isalnum() for text in texts for each in text)
+    return 2 * sum(len(word) for text in texts for word in words(text)) >= alphanumeric
+
+
 def rouge_n(predicted: Sequence[str], reference: Sequence[str], n: int) -> Overlap:
     """ROUGE-n (Lin 2004): n-grams in common, each as often as it stands in both."""
     ours, theirs = ngrams(predicted, n), ngrams(reference, n)

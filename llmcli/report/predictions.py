@@ -43,12 +43,10 @@ class Predictions:
 
     def add(self, numbers: Sequence[int], outcomes: Sequence[Outcome]) -> None:
         """numbers: the place of each in the split."""
-        for number, outcome in zip(numbers, map(_plain, outcomes), strict=True):
+        for number, outcome in zip(numbers, map(plain, outcomes), strict=True):
             self._numbers.append(number)
             self._starts.append(self._lines.tell())
-            # half of a surrogate pair has no UTF-8, and its escape is JSON's own
-            line = json.dumps(outcome, ensure_ascii=False, allow_nan=False)
-            self._lines.write(line.encode("utf-8", "backslashreplace") + b"\n")
+            self._lines.write(line(outcome))
             loss = outcome["loss"]
             _keep(self._hardest, (math.inf if loss is None else loss, -number, outcome), HARDEST)
             if outcome["right"]:
@@ -94,12 +92,17 @@ def _rank(kept: Kept) -> tuple[float, int]:
     return kept[:2]
 
 
-def _plain(value: Any) -> Any:
+def line(outcome: Outcome) -> bytes:
+    """An outcome that is `plain` as a line of JSON: of half a surrogate pair, which has no UTF-8, JSON's own escape."""
+    return json.dumps(outcome, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def plain(value: Any) -> Any:
     """Floats rounded, and what is no finite number None, as strict JSON has it."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float):
         return round(value, _DIGITS) if math.isfinite(value) else None
     return value
