@@ -206,6 +206,7 @@ def _compose(
     command: str, overrides: Sequence[str], config_dirs: Sequence[str]
 ) -> tuple[DictConfig, Launch, RunMode | None]:
     given = _chosen(command, [_grammatical(each, sweeping=False) for each in overrides], config_dirs)
+    given = _changing_the_run(command, given, config_dirs)
     try:
         whole = _raw_compose(command, given, config_dirs)
         settings = whole.hydra
@@ -243,6 +244,26 @@ def _chosen(command: str, overrides: Sequence[str], config_dirs: Sequence[str]) 
             options = ", ".join(option.name for option in catalog.options(group))
             raise InputError(f"{override}: llm {command} needs one", hint=f"{group}: {options}")
     return [each for each in overrides if each not in nothing]
+
+
+def _changing_the_run(command: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> list[str]:
+    """`decoding.beams=10` without `decoding=`, of a command that has none of its own: appended to a section of its
+    own, by which the command changes the run's.
+
+    Raises InputError for a key that no option of the group has.
+    """
+    catalog = Catalog(_folders(config_dirs))
+    if catalog.defaults(command).get("decoding") != "null" or any(_key_of(each) == "decoding" for each in overrides):
+        return list(overrides)
+    options = [option.name for option in catalog.options("decoding")]
+    known = [key.name for option in options for key in catalog.group_keys("decoding", option)]
+    for override in overrides:
+        key, value = _key_of(override), override.partition("=")[2]
+        if key.startswith("decoding.") and key not in known:
+            meant = nearest_key(key, known)
+            suggestion = did_you_mean(f"{meant}={value}" if meant else None)
+            raise InputError(f'there is no config key "{key}".{suggestion}', hint=f"llm {command} --help")
+    return [f"+{each}" if each.startswith("decoding.") else each for each in overrides]
 
 
 def _raw_compose(command: str, overrides: Sequence[str], config_dirs: Sequence[str]) -> DictConfig:
