@@ -11,13 +11,13 @@ from omegaconf import OmegaConf
 
 from llmcli import checkpoint, runs
 from llmcli.asked import of_mapping
-from llmcli.decoded import own_strategy
 from llmcli.decoding.base import SourceModel
 from llmcli.decoding.generate import Generation, generate
 from llmcli.decoding.penalties import Penalties
 from llmcli.decoding.sample import Sample
 from llmcli.errors import InputError
 from llmcli.evaluation import score
+from llmcli.strategies import strategy_of
 
 
 class Run:
@@ -85,20 +85,23 @@ class Run:
         text: str | Sequence[str],
         *,
         max_new_tokens: int = 200,
+        prefix: str = "",
         stop: Sequence[str] = (),
         unknown: Literal["error", "replace"] = "error",
     ) -> list[str]:
         """What a run that turns one text into another makes of each, by its own `decoding`; as `generate` otherwise.
+
+        prefix: how each text begins.
 
         Raises InputError for a run that does not.
         """
         if not isinstance(self.task, SourceModel):
             raise InputError(f"{self.path} is a {type(self.task).__name__} run, which turns no text into another")
         texts = [text] if isinstance(text, str) else list(text)
-        strategy = own_strategy(self._loaded)
+        strategy = strategy_of(self._loaded, None)
         found = generate(
             self.task, self.tokenizer, texts, strategy=strategy, max_new_tokens=max_new_tokens, seed=1, stop=stop,
-            unknown=unknown,
+            unknown=unknown, prefix=prefix,
         )  # fmt: skip
         return [each.text for each in found]
 

@@ -99,7 +99,7 @@ COMMANDS = {
             "llm generate --prompt-file question.txt ckpt=runs/... --max-new-tokens 50 --json",
         ),
         config="generate",
-        texts=("prompt", "prompt_file", "stop"),
+        texts=("prompt", "prompt_file", "prefix", "stop"),
         booleans=("json",),
         of_the_run=(*_OF_THE_RUN, "data"),
     ),

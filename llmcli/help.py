@@ -23,6 +23,7 @@ _FLAGS = (
 _TEXTS = {
     "prompt": "the text to continue, taken literally; may be repeated",
     "prompt_file": "a file that holds the prompt",
+    "prefix": "how the text begins that is made of a source",
     "stop": "end when this text appears; may be repeated",
     "text": "a text to answer for, taken literally; may be repeated",
     "question": "a question, for runs that answer from a text or choose an answer; may be repeated",

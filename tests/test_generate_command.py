@@ -60,8 +60,8 @@ def test_json(generate, trained):
     assert content["seed"] == 1 and content["ckpt"] == str(trained / "checkpoints" / "best.ckpt")
     assert len(content["results"]) == 2
     for each in content["results"]:
-        assert set(each) == {"prompt", "text", "ids", "logprobs", "finish_reason", "prompt_dropped"}
-        assert len(each["ids"]) == len(each["logprobs"]) and each["finish_reason"] in ("length", "end")
+        assert set(each) == {"prompt", "text", "ids", "tokens", "logprobs", "finish_reason", "prompt_dropped"}
+        assert len(each["tokens"]) == len(each["ids"]) == len(each["logprobs"]) and each["finish_reason"] in ("length", "end")
         assert (len(each["ids"]) == 12) if each["finish_reason"] == "length" else (len(each["ids"]) <= 12)
         assert max(each["logprobs"]) <= 0
 

@@ -63,9 +63,36 @@ def test_every_line_is_turned_into_its_text(llm, toy, tmp_path):
     )
     [result] = found["results"]
     assert result["text"] == "dcba" and result["finish_reason"] == "end"
-    assert [set(each) for each in result["n_best"]] == [{"text", "ids", "logprobs", "finish_reason", "score"}] * 2
+    assert [set(each) for each in result["n_best"]] == [{"text", "ids", "tokens", "logprobs", "finish_reason", "score"}] * 2
     assert result["n_best"][0]["score"] > result["n_best"][1]["score"]
     assert llm("generate", f"ckpt={toy}", "--prompt", "fed", "decoding=greedy").out == "def\n"
+
+
+def test_every_line_has_its_line_also_an_empty_one(llm, toy, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\nabcd\r\n\n \nfe\n\n", encoding="utf-8")
+    assert llm("generate", f"ckpt={toy}", "--prompt-file", str(lines)).out == "\ndcba\n\n\nef\n\n"
+    found = json.loads(llm("generate", f"ckpt={toy}", "--prompt-file", str(lines), "--json").out)["results"]
+    assert [each["text"] for each in found] == ["", "dcba", "", "", "ef", ""]
+    lines.write_text("ab\n\nabcdefabcdefabcdef\n", encoding="utf-8")
+    assert "source 3 has 18 tokens" in llm("generate", f"ckpt={toy}", "--prompt-file", str(lines)).err
+
+
+def test_a_key_of_decoding_changes_the_runs_own_way(llm, toy):
+    shown = ["generate", f"ckpt={toy}", "--prompt", "abcd", "--json"]
+    [found] = json.loads(llm(*shown, "decoding.beams=7", "decoding.n_best=7").out)["results"]
+    assert len(found["n_best"]) == 7 and found["text"] == "dcba"
+    scored = json.loads(llm("eval", f"ckpt={toy}", "decoding.beams=2", "out=none", "--json").out)
+    assert scored["exact"] > 0.9
+    [short] = json.loads(llm(*shown, "decoding.penalties.no_repeat_ngram=1", "--prefix", "dc").out)["results"]
+    assert short["text"].startswith("dc") and len(set(short["text"])) == len(short["text"])
+
+
+def test_json_tells_tokens_and_what_they_looked_at(llm, toy):
+    [found] = json.loads(llm("generate", f"ckpt={toy}", "--prompt", "abcd", "--json").out)["results"]
+    assert "".join(found["tokens"]) == "dcba<eos>" and len(found["alignment"]) == len(found["ids"])
+    for each in found["alignment"]:
+        assert each["token"] == "abcd"[each["source"]] and 0 < each["weight"] <= 1
 
 
 def test_other_pairs_can_be_scored(llm, toy, tmp_path):
@@ -86,9 +113,14 @@ def test_from_python_also_as_what_back_translation_needs(toy, trained):
 @pytest.mark.parametrize(
     ("arguments", "message", "hint"),
     [
-        (["--prompt", ""], "source 0 is empty", ""),
-        (["--prompt", "abcdefabcdefabcdef"], "source 0 has 18 tokens; the model reads 15", "batch.seq_len"),
-        (["--prompt", "ab", "decoding=beam", "decoding.beams=50"], "decoding.beams (50) is above the 22 ids", ""),
+        (["--prompt", ""], "source 1 is empty", ""),
+        (["--prompt", "abcdefabcdefabcdef"], "source 1 has 18 tokens; the model reads 15", "batch.seq_len"),
+        (["--prompt", "ab", "decoding.beams=50"], "decoding.beams (50) is above the 22 ids", ""),
+        (["--prompt", "ab", "decoding.temperature=2"], "decoding.temperature is no key of the run's own decoding=beam", ""),
+        (["--prompt", "ab", "decoding.beems=2"], "Did you mean decoding.beams=2?", ""),
+        (["--prompt", "ab", "decoding.beams=two"], "decoding.beams: expected int, got 'two'", ""),
+        (["--prompt", "ab", "--prefix", "abcdefabcdefabc"], "prefix has 15 tokens; the model writes 15", ""),
+        (["--prompt", "ab", "--prefix", "a", "constraint.banned=[b]"], "prefix and constraint exclude each other", ""),
         (
             ["--prompt", "ab", "decoding=beam", "num_samples=2"],
             "num_samples (2) is for texts drawn",
@@ -105,8 +137,11 @@ def test_what_cannot_be_written(llm, toy, arguments, message, hint):
 def test_data_of_pairs_says_which_model(llm, tmp_path):
     path = tmp_path / "pairs.tsv"
     path.write_text("source\ttarget\nabc\tcba\n", encoding="utf-8")
-    refused = llm("train", "data=text_pairs", f"data.path={path}")
-    assert refused.code == 2 and "task=sequence_to_sequence goes with model=seq2seq_" in refused.err
+    refused = llm("train", "data=text_pairs", f"data.path={path}", "model=textcnn")
+    assert refused.code == 2 and "is of kind 'convolution'" in refused.err
+    assert "task=sequence_to_sequence, which takes: encoder_decoder, attention, recurrent, window" in refused.err
+    refused = llm("train", "data=text_pairs", f"data.path={path}", "model=bert")
+    assert refused.code == 2 and "model=bert looks both ways and cannot be trained" in refused.err
 
 
 def test_resumed_it_ends_with_the_same_figures(llm, tmp_path):

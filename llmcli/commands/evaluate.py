@@ -28,6 +28,7 @@ _KINDS = {
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli import checkpoint
     from llmcli.evaluation import score
+    from llmcli.strategies import strategy_of
     from llmcli.trainer import quiet_lightning
 
     quiet_lightning()
@@ -38,7 +39,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     if cfg.ckpt in (None, "latest"):
         ui.say("run", str(path))
     loaded = checkpoint.load(path)
-    strategy = None if cfg.get("decoding") is None else configs.build(cfg.decoding)
+    strategy = None if cfg.get("decoding") is None else strategy_of(loaded, cfg.decoding)
     began = time.monotonic()
     lists = {kind: texts.get(kind, []) for kind in ("similarity", "analogies")}
     figures: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -14,6 +15,8 @@ from llmcli import config as configs
 from llmcli import runs, ui
 from llmcli.errors import InputError
 
+_LINE_BREAK = re.compile(r"\s*[\r\n]\s*")
+
 if TYPE_CHECKING:
     from llmcli.decoding.constrained import Constraint
     from llmcli.decoding.generate import Found, Generation
@@ -23,14 +26,14 @@ if TYPE_CHECKING:
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     import torch
 
-    from llmcli import checkpoint
-    from llmcli.decoded import own_strategy
+    from llmcli import attention_maps, checkpoint
     from llmcli.decoding.generate import generate
+    from llmcli.strategies import strategy_of
     from llmcli.trainer import accelerator_of, quiet_lightning
 
     quiet_lightning()
     configs.validate(cfg)
-    prompts = _prompts(texts)
+    drawn = None if cfg.attention is None else attention_maps.check_path(str(cfg.attention))
     path = runs.resolve(cfg.ckpt, "use")
     if cfg.ckpt in (None, "latest"):
         ui.say("run", str(path))
@@ -40,16 +43,15 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         raise InputError(
             f"{path} is a {type(loaded.task).__name__} run, which does not generate text"
             + (": its model reads in both directions" if both_ways else ""),
-            f"llm predict ckpt={cfg.ckpt or path} answers with it" if hasattr(loaded.task, "predict") else "",
+            _offers(loaded.task, cfg.ckpt or path),
         )
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
     loaded.task.to(torch.device(kind))
 
     sources = hasattr(loaded.task, "bind")  # what comes out stands for itself and continues nothing
-    if sources and not any(each.lstrip("+").startswith("decoding") for each in configs.launch().overrides):
-        strategy = own_strategy(loaded)
-    else:
-        strategy = configs.build(cfg.decoding)
+    # one text for each line, or output and input would no longer match
+    prompts = texts.get("prompt") or _lines(texts, sources=sources)
+    strategy = strategy_of(loaded, cfg.get("decoding"))
     constraint = _constraint(cfg.constraint, loaded.tokenizer)
     num_samples, as_json = int(cfg.num_samples), bool(cfg.json)
     streaming = bool(cfg.stream) and not as_json and not sources and len(prompts) * num_samples == 1
@@ -75,6 +77,9 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             seed=int(cfg.seed),
             unknown=_unknown(str(cfg.unknown)),
             constraint=constraint,
+            prefix=texts.get("prefix", [""])[-1],
+            skip_blank=sources and "prompt" not in texts,
+            aligned=sources and as_json,
             on_text=show if streaming else None,
         )
     seconds = time.monotonic() - began
@@ -84,16 +89,22 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             ui.begin_stream(prompts[0])
         ui.end_stream()
     elif as_json:
-        ui.out_json({"results": [_plain(result) for result in results], "seed": int(cfg.seed), "ckpt": str(path)})
+        plain = [_plain(result, loaded.tokenizer) for result in results]
+        ui.out_json({"results": plain, "seed": int(cfg.seed), "ckpt": str(path)})
     elif sources:
         for result in results:
             for text in [found.text for found in result.n_best] or [result.text]:
-                ui.out(ui.printable(text))
+                ui.out(ui.printable(_LINE_BREAK.sub(" ", text)))  # a line is a text
     else:
         for i, result in enumerate(results):
             if i:
                 ui.out("---")
             ui.out(f"{result.prompt}{result.text}")
+    if drawn is not None:
+        forced = loaded.tokenizer.encode(texts.get("prefix", [""])[-1])
+        pairs = [(loaded.tokenizer.encode(str(result.prompt)), [*forced, *result.ids]) for result in results]
+        written = attention_maps.write_attention(drawn, loaded, *zip(*pairs, strict=True))
+        ui.note(f"attention: {', '.join(map(str, written))}")
     if dropped := max(result.prompt_dropped for result in results):
         ui.note(f"the first {dropped:,} tokens of the prompt were not read: it is longer than the model's context")
     if constraint is not None and (open_ended := sum(result.finish_reason == "length" for result in results)):
@@ -133,26 +144,43 @@ def _schema(path: Path) -> dict[str, Any]:
     return schema
 
 
-def _plain(result: Generation) -> dict[str, Any]:
-    plain = {"prompt": result.prompt, **_text(result), "prompt_dropped": result.prompt_dropped}
+def _plain(result: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
+    plain = {"prompt": result.prompt, **_text(result, tokenizer), "prompt_dropped": result.prompt_dropped}
+    if result.alignment:
+        source = tokenizer.encode(str(result.prompt))
+        plain["alignment"] = [
+            {"source": each.source, "token": tokenizer.token(source[each.source]), "weight": round(each.weight, 4)}
+            for each in result.alignment
+        ]
     if result.n_best:
-        plain["n_best"] = [{**_text(found), "score": round(found.score, 6)} for found in result.n_best]
+        plain["n_best"] = [{**_text(found, tokenizer), "score": round(found.score, 6)} for found in result.n_best]
     return plain
 
 
-def _text(result: Generation | Found) -> dict[str, Any]:
+def _text(result: Generation | Found, tokenizer: Tokenizer) -> dict[str, Any]:
     return {
         "text": result.text,
         "ids": list(result.ids),
+        "tokens": [tokenizer.token(index) for index in result.ids],
         "logprobs": [round(value, 6) for value in result.logprobs],
         "finish_reason": result.finish_reason,
     }
 
 
-def _prompts(texts: dict[str, list[str]]) -> list[str]:
-    """From --prompt, else --prompt-file, else standard input (both one prompt a line), else the empty prompt."""
-    if texts.get("prompt"):
-        return texts["prompt"]
+def _offers(task: Any, ckpt: str | Path) -> str:
+    """What a run that generates nothing is good for."""
+    if hasattr(task, "predict"):
+        return f"llm predict ckpt={ckpt} answers with it"
+    if hasattr(task, "vectors"):
+        return f"llm export ckpt={ckpt} to=vectors.txt writes its word vectors"
+    return f"llm eval ckpt={ckpt} scores it"
+
+
+def _lines(texts: dict[str, list[str]], *, sources: bool) -> list[str]:
+    """From --prompt-file, else standard input (both one prompt a line), else the empty prompt.
+
+    sources: each line is one, also one without text; else those are left out, and there need be none.
+    """
     if texts.get("prompt_file"):
         name = texts["prompt_file"][-1]
         try:
@@ -162,16 +190,19 @@ def _prompts(texts: dict[str, list[str]]) -> list[str]:
         source = f"--prompt-file {name}"
     elif not sys.stdin.isatty():
         content, source = sys.stdin.buffer.read(), "standard input"
-        if not content:
+        if not content and not sources:
             return [""]
+    elif sources:
+        raise InputError("there is no source", "--prompt TEXT, --prompt-file FILE, or standard input")
     else:
         return [""]
     try:
-        lines = content.decode("utf-8-sig").split("\n")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as err:
         byte = content[err.start]
         raise InputError(f"{source} is not UTF-8: byte 0x{byte:02x} at offset {err.start}") from err
-    prompts = [line.removesuffix("\r") for line in lines if line.removesuffix("\r")]
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+    prompts = [line for line in lines if line or sources]
     if not prompts:
         raise InputError(f"{source} holds no prompt", "one prompt a line")
     return prompts

@@ -179,10 +179,10 @@ def test_a_search_gives_its_best_not_samples():
 
 
 def test_sources_that_cannot_be_read():
-    with pytest.raises(InputError, match="source 0 is empty"):
+    with pytest.raises(InputError, match="source 1 is empty"):
         write(make(), ["", "a"], GREEDY)
-    with pytest.raises(InputError, match="source 0 has 12 tokens; the model reads 11"):
-        write(make(), ["abcdefghabcd"], GREEDY)
+    with pytest.raises(InputError, match="source 2 has 12 tokens; the model reads 11"):
+        write(make(), ["a", "abcdefghabcd"], GREEDY)
     assert write(make(), ["abcdefghabc"], GREEDY)
 
 

@@ -1,0 +1,67 @@
+"""How a run's texts are found: as it was trained to, or as a command line asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from llmcli import config as configs
+from llmcli.catalog import Catalog, config_dir
+from llmcli.checkpoint import Loaded
+from llmcli.decoding.base import Search, Strategy
+from llmcli.errors import InputError
+from llmcli.mistakes import did_you_mean, nearest_key
+from llmcli.trust import check_targets
+
+
+def strategy_of(loaded: Loaded, asked: DictConfig | None) -> Strategy | Search:
+    """`asked`, the `decoding` of a command line, or the run's own where that is None; without `decoding=` it has no
+    target, and its keys change the run's own. What a run from an earlier version lacks is as its YAML says.
+
+    Raises InputError for keys that the run's own decoding does not have.
+    """
+    if asked is not None and "_target_" in asked:
+        strategy: Strategy | Search = configs.build(asked)
+        return strategy
+    own = OmegaConf.create(loaded.config).decoding
+    check_targets(OmegaConf.to_container(own), "decoding", loaded.trusted)
+    option, shipped = _shipped(str(own._target_))
+    merged = OmegaConf.merge(shipped, own)
+    if asked is not None:
+        known = list(_keys(OmegaConf.to_container(merged)))
+        for key in _keys(OmegaConf.to_container(asked)):
+            if key not in known:
+                name = f"decoding={option}" if option else "decoding"
+                meant = did_you_mean(nearest_key(key, known))
+                raise InputError(
+                    f"{key} is no key of the run's own {name}.{meant}",
+                    f"choose another way with decoding=...; its keys: {', '.join(known)}",
+                )
+        merged = OmegaConf.merge(merged, asked)
+    node = OmegaConf.create({"decoding": merged})
+    configs.validate(node)
+    strategy = configs.build(node.decoding, trusted=loaded.trusted)
+    return strategy
+
+
+def _shipped(target: str) -> tuple[str | None, DictConfig]:
+    """The option of ours that builds this target, and its config; nothing for a strategy of the user's own."""
+    for option in Catalog([config_dir()]).options("decoding"):
+        config = OmegaConf.load(option.path)
+        assert isinstance(config, DictConfig)
+        if config._target_ == target:
+            return option.name, config
+    return None, OmegaConf.create({})
+
+
+def _keys(node: Any, prefix: str = "decoding.") -> Iterator[str]:
+    """The dotted keys of what a user may set."""
+    if not isinstance(node, Mapping):
+        return
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _keys(value, f"{prefix}{key}.")
+        elif not str(key).startswith("_"):
+            yield f"{prefix}{key}"
