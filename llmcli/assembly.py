@@ -126,7 +126,7 @@ def build(
         optimizer=finetuning.optimizer(configs.build(cfg.optimizer, trusted=trusted)),
         schedule=configs.build(cfg.schedule, trusted=trusted),
     )
-    limit, seq_len = getattr(task, "max_seq_len", None), cfg.batch.get("seq_len")
+    limit, seq_len = getattr(getattr(task, "model", None), "max_seq_len", None), cfg.batch.get("seq_len")
     if limit is not None and seq_len is not None and seq_len > limit:
         raise InputError(
             f"batch.seq_len ({seq_len}) is above model.max_seq_len ({limit})", f"batch.seq_len={limit} fits"

@@ -127,6 +127,18 @@ def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> 
     return F.cross_entropy(wide, labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing)
 
 
+def r_drop(first: Tensor, second: Tensor, labels: Tensor, *, weight: float, label_smoothing: float) -> Tensor:
+    """Half of the loss of R-Drop (Liang et al. 2021), so that two equal passes have the cross-entropy of one.
+
+    first, second: logits (N, V) of two passes with other dropout, labels (N,). In nats, summed: the mean of both
+    cross-entropies, and `weight` (alpha of the paper) times half of the mean of KL(P1 || P2) and KL(P2 || P1).
+    """
+    losses = [cross_entropy(logits, labels, label_smoothing=label_smoothing) for logits in (first, second)]
+    one, other = first.log_softmax(-1), second.log_softmax(-1)
+    apart = ((one.exp() - other.exp()) * (one - other)).sum()  # both divergences together
+    return (losses[0] + losses[1]) / 2 + weight * apart / 4
+
+
 def class_weights(counts: Sequence[int], *, how: Literal["inverse", "effective"], beta: float = 0.999) -> Tensor:
     """How much an example of each class counts in the loss, by how many of `counts` (C,) there are -> (C,).
 

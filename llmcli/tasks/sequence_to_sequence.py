@@ -1,61 +1,70 @@
-"""One text to another: translation, summaries, answers. Any encoder-decoder, decoded by any strategy.
+"""One text to another: translation, summaries, answers. Any encoder-decoder, or a causal model that reads the source
+before the target; decoded by any strategy.
 
 Shapes: B rows, S source tokens, T target tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from llmcli.data.example_batches import Sizes
-from llmcli.data.records import Record
 from llmcli.decoding.base import StepOutput
 from llmcli.errors import InputError
 from llmcli.heads import LanguageModelHead
-from llmcli.losses import IGNORED
+from llmcli.losses import IGNORED, r_drop
 from llmcli.metrics.base import Metric
 from llmcli.metrics.text import Accuracy, Loss, Perplexity
-from llmcli.models.base import State
+from llmcli.models.base import Backbone, State
 from llmcli.models.encoder_decoder import EncoderDecoder, Memory
+from llmcli.models.prefix import PrefixReader
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.own_tokens import Schedule, ScheduledSampling, drawn
+from llmcli.tasks.pairs import PairEncoder, PrefixEncoder
 from llmcli.tokenizers.base import Tokenizer
-
-Lengths = NDArray[np.int64]
 
 
 class SequenceToSequence(Task):
     """Learns P(target token | source, target tokens before it) from `TextPair` records, by teacher forcing.
 
+    A causal backbone reads both as one text and learns of it the target alone. `max_seq_len`: of each side.
+
     label_smoothing: share of the target that is spread over the vocabulary (Szegedy et al. 2016), in training alone.
     bos_id: what stands before the first target token; eos_id: after the last one, and after the source.
+    scheduled_sampling, sampling_schedule: as of `ScheduledSampling`; what the model would write is found in a pass of
+    its own, before right tokens alone (Mihaylova & Martins 2019). r_drop: the weight of what sets two passes with other
+    dropout apart, see `losses.r_drop`; it takes twice the time.
 
-    Raises InputError for a tokenizer that lacks one of the two ids.
+    Raises InputError for a tokenizer that lacks one of the two ids and for values outside their range.
     """
 
     takes = ("TextPair",)
-    kinds = ("encoder_decoder",)
+    kinds = ("encoder_decoder", "attention", "recurrent", "window")
+    needs_causal = True
+    head_kind = "next token"
     learns_from = "examples"
 
     def __init__(
         self,
         *,
-        model: EncoderDecoder,
+        model: EncoderDecoder | Backbone,
         optimizer: Callable[[nn.Module], Optimizer] | None = None,
         schedule: Callable[[float, int], float] | None = None,
         causal: bool,
         bos_id: int | None,
         eos_id: int | None,
         label_smoothing: float,
+        scheduled_sampling: float = 0.0,  # runs of earlier versions have no such keys
+        sampling_schedule: Schedule = "linear",
+        r_drop: float = 0.0,
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
-        if not causal:
+        if not (causal and getattr(model, "causal", True)):
             raise InputError(
                 "task=sequence_to_sequence writes the target from its beginning and needs task.causal=true"
             )
@@ -66,118 +75,148 @@ class SequenceToSequence(Task):
             )
         if not 0 <= label_smoothing < 1:
             raise InputError(f"task.label_smoothing ({label_smoothing}) must be at least 0 and below 1")
+        if not 0 <= r_drop < math.inf:
+            raise InputError(f"task.r_drop ({r_drop}) must be at least 0", "0 switches it off, 5 is usual")
         self.model = model
-        self.head = LanguageModelHead(
-            d_model=model.d_model,
-            vocab_size=model.vocab_size,
-            embedding=model.target_embedding if model.tie_embeddings else None,
-            bias=False,
-            softcap=None,
-            label_smoothing=label_smoothing,
-        )
-        if not model.tie_embeddings:
-            model.init_head(self.head.weight)
+        self.prefixed = isinstance(model, Backbone)
+        self.head = _head(model, label_smoothing)
         self.bos_id, self.eos_id = bos_id, eos_id
-        self.max_seq_len = model.max_seq_len
+        self.sampling = ScheduledSampling(share=scheduled_sampling, schedule=sampling_schedule)
+        self.r_drop = r_drop
+        longest = model.max_seq_len
+        self.max_seq_len = longest // 2 if self.prefixed and longest is not None else longest
 
     @property
     def width(self) -> int:
         return self.model.d_model
 
-    def encoder(self, tokenizer: Tokenizer) -> Encoder:
-        return Encoder(pad_id=tokenizer.pad_id or 0, bos_id=self.bos_id, eos_id=self.eos_id)
+    @property
+    def reader(self) -> EncoderDecoder | PrefixReader:
+        """The model as one that reads sources."""
+        return PrefixReader(self.model) if isinstance(self.model, Backbone) else self.model
+
+    def encoder(self, tokenizer: Tokenizer) -> PairEncoder:
+        kind = PrefixEncoder if self.prefixed else PairEncoder
+        return kind(pad_id=tokenizer.pad_id or 0, bos_id=self.bos_id, eos_id=self.eos_id)
 
     # -- loss --------------------------------------------------------------------------------------------------
 
     def _step(self, batch: Batch, stage: Stage) -> StepResult:
-        hidden = self.model(batch["ids"], batch.get("mask"), batch["target"])  # (B, T, D)
+        given = cast("Tensor", batch["ids" if self.prefixed else "target"])  # (B, T), right tokens
+        labels = cast("Tensor", batch["labels"])  # (B, T)
         n = batch["n_tokens"]
-        tokens = batch["n_ids"] + n
+        tokens = batch["n_ids"] + (0 if self.prefixed else n)
         if stage == "train":
-            return StepResult(loss=self.head(hidden, batch["labels"]), n=n, tokens=tokens)
-        loss, correct = self.head.of_each_label(hidden, batch["labels"])  # (B, T)
-        each = {"loss": loss.sum(1), "n": (batch["labels"] != IGNORED).sum(1), "correct": correct.sum(1)}
+            return StepResult(loss=self._training_loss(batch, given, labels), n=n, tokens=tokens)
+        loss, correct = self.head.of_each_label(self._hidden(batch, given), labels)  # (B, T)
+        each = {"loss": loss.sum(1), "n": (labels != IGNORED).sum(1), "correct": correct.sum(1)}
         return StepResult.of_examples(each, n=n, tokens=tokens)
+
+    def _training_loss(self, batch: Batch, given: Tensor, labels: Tensor) -> Tensor:
+        rate = self.sampling.rate(self.progress(self.global_step))
+        if rate > 0:
+            given = self._with_own(batch, given, labels, rate)
+        real = labels != IGNORED  # (B, T)
+        hidden = self._hidden(batch, given)
+        if self.r_drop:
+            again = self._hidden(batch, given)  # with other dropout
+            one, other = (self.head.logits(each[real]) for each in (hidden, again))  # (N, V)
+            loss = r_drop(one, other, labels[real], weight=self.r_drop, label_smoothing=self.head.label_smoothing)
+        elif self.prefixed:  # of the source no logits are made
+            loss = self.head(hidden[real], labels[real])
+        else:
+            loss = self.head(hidden, labels)
+        return loss
+
+    def _hidden(self, batch: Batch, given: Tensor) -> Tensor:
+        """(B, T) -> (B, T, D). What is padding stands on the right, where no real token looks."""
+        if self.prefixed:
+            return cast("Tensor", self.model(given))
+        return cast("Tensor", self.model(batch["ids"], batch.get("mask"), given))
+
+    @torch.no_grad()
+    def _with_own(self, batch: Batch, given: Tensor, labels: Tensor, rate: float) -> Tensor:
+        """given (B, T) with some of the model's most probable tokens in place of the right ones."""
+        own = drawn(given, labels, rate)  # (B, T - 1)
+        predicted = self.head.logits(self._hidden(batch, given)[:, :-1][own]).argmax(-1)
+        torch.clear_autocast_cache()  # weights that were cast without gradients would be used again with them
+        mixed = given.clone()
+        mixed[:, 1:][own] = predicted
+        return mixed
 
     def metrics(self) -> Sequence[Metric]:
         return Loss(), Perplexity(), Accuracy()
 
     # -- generation --------------------------------------------------------------------------------------------
 
-    @torch.inference_mode()
-    def bind(self, sources: Sequence[Sequence[int]]) -> BoundSources:
-        """Read the ids of some sources: what a decoding strategy continues from `starts` into their targets.
-
-        Raises InputError for a source that is empty or longer than the model.
-        """
-        for row, source in enumerate(sources):
+    def check_sources(self, sources: Sequence[Sequence[int]]) -> None:
+        """Raises InputError for the first source that is empty or longer than the model, by its number from 1."""
+        for number, source in enumerate(sources, start=1):
             if not source:
-                raise InputError(f"source {row} is empty")
+                raise InputError(f"source {number} is empty")
             if self.max_seq_len is not None and len(source) >= self.max_seq_len:
                 raise InputError(
-                    f"source {row} has {len(source):,} tokens; the model reads {self.max_seq_len - 1:,}",
+                    f"source {number} has {len(source):,} tokens; the model reads {self.max_seq_len - 1:,}",
                     "shorten it, or train with a larger batch.seq_len",
                 )
+
+    @torch.inference_mode()
+    def bind(self, sources: Sequence[Sequence[int]], *, attention: bool = False) -> BoundSources:
+        """Read the ids of some sources: what a decoding strategy continues from `starts` into their targets.
+
+        attention: each step says what it looks at. Raises InputError as `check_sources`.
+        """
+        self.check_sources(sources)
         lengths = torch.tensor([len(source) + 1 for source in sources])
         ids = torch.full((len(sources), int(lengths.max())), self.eos_id)
         for row, source in enumerate(sources):
             ids[row, : len(source)] = torch.tensor(source)
         mask = torch.arange(ids.size(1)) < lengths[:, None]  # (B, S)
         padded = bool((lengths < ids.size(1)).any())
-        memory = self.model.encode(ids.to(self.device), mask.to(self.device) if padded else None)
-        return BoundSources(self, memory)
+        memory = self.reader.encode(ids.to(self.device), mask.to(self.device) if padded else None)
+        return BoundSources(self, memory, attention=attention)
 
 
 class BoundSources:
     """A `decoding.GeneratingModel` whose rows write the targets of sources that have been read.
 
-    starts: the prompts to continue, one for each source. Targets end at the longest that the model can read.
+    starts: the prompts to continue, one for each source. Targets end at the longest that the model can read. attention:
+    a step gives `StepOutput.attention`.
     """
 
-    def __init__(self, task: SequenceToSequence, memory: Memory) -> None:
-        self._task, self._memory = task, memory
+    def __init__(self, task: SequenceToSequence, memory: Memory, *, attention: bool) -> None:
+        self._task, self._memory, self._attention = task, memory, attention
         self.vocab_size, self.max_seq_len, self.device = task.model.vocab_size, task.max_seq_len, task.device
         self.starts = [[task.bos_id] for _ in range(len(memory.hidden))]
 
     def init_state(self, batch_size: int, capacity: int) -> State:
         assert batch_size == len(self._memory.hidden), "a row for each source"
-        return self._task.model.init_state(self._memory, capacity)
+        return self._task.reader.init_state(self._memory, capacity)
 
     def step(self, ids: Tensor, state: State, lengths: Tensor | None = None, *, last_only: bool = False) -> StepOutput:
         """ids (B, T) -> logits (B, T, V), or (B, 1, V) at each row's last real token."""
-        hidden, state = self._task.model.step(ids, state, lengths)
-        if last_only:
-            last = torch.full((ids.size(0),), ids.size(1) - 1, device=ids.device) if lengths is None else lengths - 1
-            hidden = hidden[torch.arange(ids.size(0), device=ids.device), last].unsqueeze(1)  # (B, 1, D)
-        return StepOutput(logits=self._task.head.logits(hidden), hidden=hidden, attention=None, state=state)
+        weights: list[Tensor] | None = [] if self._attention else None
+        hidden, state = self._task.reader.step(ids, state, lengths, weights=weights)
+        attention = torch.cat(weights, 1) if weights else None  # (B, H of all layers, T, S)
+        if last_only and ids.size(1) > 1:
+            rows = torch.arange(ids.size(0), device=ids.device)
+            last = torch.full_like(rows, ids.size(1) - 1) if lengths is None else lengths - 1
+            hidden = hidden[rows, last].unsqueeze(1)  # (B, 1, D)
+            attention = None if attention is None else attention[rows, :, last].unsqueeze(2)
+        return StepOutput(self._task.head.logits(hidden), hidden, attention, state)
 
 
-class Encoder:
-    """A pair as `ids` (S,): the source and an end; `target` (T,): a beginning and the target; `labels` (T,): the
-    target and an end. Each side has a limit of its own; a target that is cut does not seem to end there."""
-
-    fate = "cut"
-    extra = 1
-
-    def __init__(self, *, pad_id: int, bos_id: int, eos_id: int) -> None:
-        self.bos_id, self.eos_id = bos_id, eos_id
-        self.pad: Mapping[str, int] = {"ids": pad_id, "target": pad_id, "labels": IGNORED}
-
-    def rows(self, record: Record, ids: list[NDArray[Any]], limit: int) -> list[dict[str, Any]]:
-        source, target = ids
-        labels = np.append(target, self.eos_id)[:limit]
-        return [
-            {
-                "ids": np.append(source[: limit - 1], self.eos_id),
-                "target": np.insert(labels[:-1], 0, self.bos_id),
-                "labels": labels,
-                "n_tokens": len(labels),
-            }
-        ]
-
-    def sizes(self, lengths: Lengths, first: Lengths, limit: int | None) -> Sizes:
-        """Of a row's two sides, each padded on its own, the longer one counts."""
-        sides = np.stack((lengths[first], lengths[first + 1])) + 1  # (2, E)
-        if limit is not None:
-            sides = np.minimum(sides, limit)
-        return Sizes(rows=np.ones_like(first), longest=sides.max(0), ids=sides.sum(0))
+def _head(model: EncoderDecoder | Backbone, label_smoothing: float) -> LanguageModelHead:
+    if isinstance(model, Backbone):
+        return LanguageModelHead.for_backbone(model, label_smoothing=label_smoothing)
+    head = LanguageModelHead(
+        d_model=model.d_model,
+        vocab_size=model.vocab_size,
+        embedding=model.target_embedding if model.tie_embeddings else None,
+        bias=False,
+        softcap=None,
+        label_smoothing=label_smoothing,
+    )
+    if not model.tie_embeddings:
+        model.init_head(head.weight)
+    return head
