@@ -39,6 +39,11 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
             _tasks_for(model),
         )
     _check_record(cfg, choices, task)
+    if getattr(task, "needs_init", False) and cfg.get("init") is None:
+        raise InputError(
+            f"task={choices.get('task')} goes on from a run that answers already: init=RUN is missing",
+            "llm train data=python_chat makes one, say runs/chat; then init=runs/chat",
+        )
     # word vectors differ in what they learn from, so there the model says it; else the task does
     wanted = getattr(model, "learns_from", None) or getattr(task, "learns_from", "windows")
     given = getattr(schema.locate(str(cfg.batch._target_)), "gives", "windows")
@@ -65,7 +70,8 @@ def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> Non
         or f"no task learns from {kind} yet; llm prepare and llm data work with them"
     )
     if has_texts and Text.__name__ in takes:
-        hint += f"; task={choices.get('task')} learns from its texts alone with prepare.as_text=true batch=windows"
+        batch = " batch=windows" if getattr(task, "learns_from", "windows") == "windows" else ""
+        hint += f"; task={choices.get('task')} learns from its texts alone with prepare.as_text=true{batch}"
     raise InputError(
         f"data={choices.get('data')} holds {kind} records; task={choices.get('task')} learns from {' or '.join(takes)}",
         hint,

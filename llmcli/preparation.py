@@ -11,11 +11,16 @@ from llmcli import config as configs
 from llmcli import ui
 from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared, prepare
+from llmcli.data.records import Text
+from llmcli.data.singles import Singles
 from llmcli.data.source import Source
 from llmcli.data.texts import TextsOf
 from llmcli.errors import InputError
+from llmcli.schema import locate
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
+from llmcli.translations import with_translations
+from llmcli.trust import check_targets
 
 SECTIONS = ("data", "clean", "duplicates", "tokenizer", "prepare")  # of a config, that preparing needs
 
@@ -32,7 +37,7 @@ def prepare_data(
     tokenizer: one that exists, instead of that of the config. source: of `data` that the user named, which needs no
     trust where the rest of the config does.
     """
-    source = source or _source(cfg, trusted)
+    source = _source(cfg, trusted) if source is None else _as_learnt(source, cfg, trusted)
     try:
         with ui.Meter(in_bytes=True) as meter:
             return prepare(
@@ -79,7 +84,21 @@ def prepare_as(
 
 def _source(cfg: DictConfig, trusted: tuple[str, ...] | None) -> Source[Any]:
     source: Source[Any] = configs.build(cfg.data, trusted=trusted)
-    as_text = OmegaConf.select(cfg, "prepare.as_text", default=False)  # runs of earlier versions have no such key
+    chosen = cfg.get("prepare") or {}  # runs of earlier versions lack keys
+    as_text = chosen.get("as_text", False)
     if not isinstance(as_text, bool):
         raise InputError(f"prepare.as_text ({as_text}) must be true or false")
-    return TextsOf(source) if as_text else source
+    source = with_translations(source, chosen)
+    return _as_learnt(TextsOf(source) if as_text else source, cfg, trusted)
+
+
+def _as_learnt(source: Source[Any], cfg: DictConfig, trusted: tuple[str, ...] | None) -> Source[Any]:
+    """The source, or what its running text is cut into where the task learns from single texts."""
+    if source.record is not Text:
+        return source
+    if trusted is not None:  # looking a task up imports its module
+        check_targets(OmegaConf.to_container(cfg.task, resolve=False), "task", trusted)
+    task = locate(str(cfg.task._target_))
+    if Text.__name__ not in getattr(task, "takes", ()) or getattr(task, "learns_from", "windows") != "examples":
+        return source
+    return Singles(source, OmegaConf.select(cfg, "prepare.unit", default="sentence"))
