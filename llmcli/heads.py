@@ -312,26 +312,35 @@ class AdaptiveHead(LanguageModelHead):
         return _logits(hidden, weight, bias, self.softcap).log_softmax(-1)
 
     @torch.no_grad()
-    def loss_and_correct(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        hidden, labels = hidden.flatten(0, -2), labels.flatten()
+    def of_each_label(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        shape, hidden, labels = labels.shape, hidden.flatten(0, -2), labels.flatten()
         levels = self._levels()
-        correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
-        for start in range(0, len(labels), CHUNK):
+        losses, correct = [], []
+        for start in range(0, max(1, len(labels)), CHUNK):
             x, target = hidden[start : start + CHUNK], labels[start : start + CHUNK]
+            (_, outer), *classes = self._targets(target)
             first = self._log_probs(x, *levels[0])  # (n, cutoffs[0] + classes)
             best, named = first[:, : self.sizes[0]].max(dim=-1)
+            loss = -first.gather(1, outer.clamp(min=0)[:, None])[:, 0]
             low = self.sizes[0]
-            for index, size in enumerate(self.sizes[1:]):
+            for index, (size, (own, _)) in enumerate(zip(self.sizes[1:], classes, strict=True)):
                 # No token of a class is more probable than the class.
                 of_class = first[:, self.sizes[0] + index]
-                rows = (of_class > best).nonzero()[:, 0]
-                inner, argmax = self._log_probs(x[rows], *levels[index + 1]).max(dim=-1)
+                wanted = of_class > best
+                wanted[own] = True
+                rows = wanted.nonzero()[:, 0]
+                log_probs = self._log_probs(x[rows], *levels[index + 1])  # (rows, size)
+                place = (target[rows] - low).clamp(0, size - 1)[:, None]
+                inside = torch.zeros_like(loss).index_put((rows,), log_probs.gather(1, place)[:, 0])
+                loss[own] -= inside[own]
+                inner, argmax = log_probs.max(dim=-1)
                 inner = inner + of_class[rows]
                 better = inner > best[rows]
                 best[rows[better]], named[rows[better]] = inner[better], argmax[better] + low
                 low += size
-            correct += ((named == target) & (target != IGNORED)).sum()
-        return self.loss(hidden, labels), correct
+            losses.append(loss.masked_fill(target == IGNORED, 0.0))
+            correct.append((named == target) & (target != IGNORED))
+        return torch.cat(losses).view(shape), torch.cat(correct).view(shape)
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:

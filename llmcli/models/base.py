@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from llmcli.errors import InputError
 
 Kind = Literal[
-    "attention", "recurrent", "window", "convolution", "average", "counts", "encoder_decoder", "word_vectors"
+    "attention",
+    "recurrent",
+    "window",
+    "convolution",
+    "average",
+    "counts",
+    "terms",
+    "encoder_decoder",
+    "autoencoder",
+    "word_vectors",
 ]
 
 
@@ -26,11 +35,32 @@ def check_sizes(**sizes: int) -> None:
             raise InputError(f"{name} ({size}) must be at least 1")
 
 
+def check_both_ways(model: Backbone, *, causal: bool, task: str) -> None:
+    """Raise InputError for a model that only reads forward, or is asked to."""
+    if causal:
+        raise InputError(f"task={task} reads in both directions and needs task.causal=false")
+    if model.causal:
+        raise InputError(
+            f"task={task} reads in both directions, and the model only forward",
+            "model.causal=false, with weights that learned to read forward where they come from such a run",
+        )
+
+
 def check_rates(**rates: float) -> None:
     """Raise InputError for the first dropout rate outside [0, 1)."""
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise InputError(f"{name} ({rate}) must be at least 0 and below 1")
+
+
+class GrownBuffers(nn.Module):
+    """A module whose buffers got their sizes from the data that it was fitted to: a state_dict loads into a new one."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name, buffer in self.named_buffers(recurse=False):
+            if (saved := state_dict.get(prefix + name)) is not None:
+                setattr(self, name, buffer.new_empty(saved.shape))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class State(ABC):
