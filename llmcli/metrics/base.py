@@ -67,3 +67,11 @@ class Metric(ABC):
     @abstractmethod
     def figure(self, totals: Mapping[str, Any]) -> float:
         """The figure that follows from the totals of `sums`: floats, and tensors of those with a shape."""
+
+
+class Mean(Metric):
+    """A sum over what another sum counts: `sums` names the two."""
+
+    def figure(self, totals: Mapping[str, Any]) -> float:
+        total, count = (float(totals[name]) for name in self.sums)
+        return total / max(1.0, count)
