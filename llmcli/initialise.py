@@ -19,6 +19,9 @@ from llmcli.trust import check_targets
 
 SHOWN = 3  # names in the start-up line; all stand in the run's config
 BACKBONE = "model."
+# keys of a task that say what the outputs of its head stand for
+MEANT = ("names", "several", "value_mean", "value_std")
+TAUGHT = {"template", "marks", "head_cutoffs"}  # keys of a task by which its weights were learned
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,12 @@ def adopt(
     with open_dict(cfg):
         cfg.tokenizer = config["tokenizer"]
         named["tokenizer"] = origin.choices.get("tokenizer", "?")
+        shared = TAUGHT & cfg.task.keys() & config["task"].keys()
+        if "template" in typed:
+            shared -= {"template", "marks"}
+        elif "template" in shared:
+            named["template"] = origin.choices.get("template", "?")
+        cfg.task.update({name: config["task"][name] for name in shared if f"task.{name}" not in typed})
         if _same_model(choices, origin, typed):
             cfg.model = {**config["model"], **_said(cfg, choices, typed)}
             named["model"] = origin.choices.get("model", "?")
@@ -159,11 +168,11 @@ def otherwise_cleaned(cfg: DictConfig, origin: Origin) -> str:
     return "" if steps[0] == steps[1] else f"; its text had {then}, this has {now}"
 
 
-def initialise(task: nn.Module, origin: Origin, *, names: Sequence[str]) -> Taken:
+def initialise(task: nn.Module, origin: Origin, *, config: Mapping[str, Any]) -> Taken:
     """Give a new task the weights that another run has for its backbone, by name and shape.
 
-    The rest of the task (its head) is taken too where it is the same one with the same labels, `names`. Of word vectors
-    the input embedding takes the vector of each word. Raises InputError where nothing fits.
+    The rest of the task (its head) is taken too where it is the same one and its outputs mean the same by the task's
+    `config`. Of word vectors the input embedding takes the vector of each word. Raises InputError where nothing fits.
     """
     loaded = origin.loaded
     if origin.word_vectors and type(loaded.task) is not type(task):
@@ -171,7 +180,8 @@ def initialise(task: nn.Module, origin: Origin, *, names: Sequence[str]) -> Take
         table = "model.input_embedding.weight"
         others = tuple(name for name, _ in task.named_parameters() if name != table)
         return Taken(origin, 1, coverage.found * task.get_parameter(table).size(1), new=others)
-    same = type(loaded.task) is type(task) and list(loaded.config["facts"].get("names") or []) == list(names)
+    kinds = [getattr(each, "head_kind", None) or type(each) for each in (loaded.task, task)]
+    same = kinds[0] == kinds[1] and all(loaded.config["task"].get(key) == config.get(key) for key in MEANT)
     theirs: dict[str, Tensor] = loaded.task.state_dict()
     ours = task.state_dict()
     wanted = [name for name in theirs if name in ours and (same or name.startswith(BACKBONE))]

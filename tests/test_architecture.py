@@ -182,6 +182,8 @@ NEEDED = {  # what an option cannot do without
 
 def composed(group: str, option: str) -> DictConfig:
     needed = [value for key, value in NEEDED.items() if key == f"{group}={option}"]
+    if group == "template":  # keys of these tasks
+        needed = ["task=chat"]
     if group == "model" and issubclass(target_of(group, option), EncoderOnly):
         needed = ["task=classification"]
     if group == "data" and not needed and needs_path(OmegaConf.load(ROOT / "configs" / "data" / f"{option}.yaml")):
@@ -231,7 +233,7 @@ def test_the_keys_are_the_parameters_of_the_target(group, option):
 
 @pytest.mark.parametrize(
     ("group", "option"),
-    [each for each in OPTIONS if each.values[0] not in ("experiment", "logger", "callbacks")],
+    [each for each in OPTIONS if each.values[0] not in ("experiment", "logger", "callbacks", "template")],
 )
 def test_every_option_builds(group, option, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -38,14 +38,15 @@ class Samples(Callback):
         context.prompt = self.prompt
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        generates = isinstance(pl_module, Task) and pl_module.generates
-        if trainer.state.fn != "fit" or not trainer.is_global_zero or not generates or not isinstance(self.prompt, str):
+        if not isinstance(pl_module, Task) or not pl_module.generates or not isinstance(self.prompt, str):
+            return
+        if trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         try:
             self._text = generate(
                 cast("GeneratingModel | SourceModel", pl_module),
                 self._tokenizer,
-                [self.prompt],
+                [pl_module.as_prompt(self.prompt, self._tokenizer)],
                 strategy=self._strategy,
                 max_new_tokens=self._max_new_tokens,
                 num_samples=1,

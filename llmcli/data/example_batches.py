@@ -6,7 +6,7 @@ Shapes: B examples of a batch, T ids of its longest.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -69,13 +69,23 @@ class EncodeRows(Protocol):
     def sizes(self, lengths: Lengths, first: Lengths, limit: int | None) -> Sizes: ...
 
 
+@runtime_checkable
+class PackRows(Protocol):
+    """An `EncodeRows` with one row for each example, of which several may become one: `packed` takes those of a batch.
+
+    Rows then say in `segment_ids` (T,) of which example of the batch each id is.
+    """
+
+    def packed(self, rows: Sequence[Row], limit: int) -> list[Row]: ...
+
+
 class ExamplePlan(Plan):
     """Batches of encoded examples: each field (B, T) padded, or (B,); mask (B, T) where something is padding.
 
     Where examples are several rows (`EncodeRows`), B are rows, and `example` (B,) says of which of `numbers` each is.
     seq_len: longer examples are cut, the longest of their texts first. augment: changes each example anew every epoch.
     max_tokens: of a batch with its padding; `batches` keeps to it as the examples are, and what augment makes longer is
-    cut to it.
+    cut to it. rows (E,): how many each example has; None: one.
     """
 
     def __init__(
@@ -87,9 +97,11 @@ class ExamplePlan(Plan):
         seq_len: int,
         augment: Augmentation | None = None,
         max_tokens: int | None = None,
+        rows: Lengths | None = None,
     ) -> None:
-        self.examples, self.batches = examples, batches
+        self.examples, self.batches, self.rows = examples, batches, rows
         self.encode, self.seq_len, self.augment, self.max_tokens = encode, seq_len, augment, max_tokens
+        self._several = isinstance(encode, EncodeRows)  # not asked for every example: it looks at each member
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -98,11 +110,15 @@ class ExamplePlan(Plan):
         examples, showings = self.batches.numbers(epoch, number)
         longest = self.seq_len
         if self.max_tokens is not None and self.augment is not None:
-            longest = min(longest, self.max_tokens // len(examples))
+            count = len(examples) if self.rows is None else int(self.rows[examples].sum())
+            longest = max(self.encode.extra + 1, min(longest, self.max_tokens // count))
         shown = zip(examples.tolist(), showings.tolist(), strict=True)
         found = [self._rows(number, showing, epoch, longest) for number, showing in shown]
-        batch = collate([row for rows in found for row in rows], self.encode.pad)
-        if isinstance(self.encode, EncodeRows):
+        rows = [row for rows in found for row in rows]
+        if isinstance(self.encode, PackRows):
+            rows = self.encode.packed(rows, longest)
+        batch = collate(rows, self.encode.pad)
+        if self._several and not isinstance(self.encode, PackRows):
             batch["example"] = torch.arange(len(found)).repeat_interleave(torch.tensor(list(map(len, found))))
         batch["index"] = epoch * len(self) + number
         batch["numbers"] = torch.from_numpy(examples.astype(np.int64))  # which examples of the split they are
@@ -112,27 +128,39 @@ class ExamplePlan(Plan):
         record, ids = self.examples[number], self.examples.ids(number)
         if self.augment is not None:
             record, ids = self.augment(record, ids, number=number, showing=showing, epoch=epoch)
-        if isinstance(self.encode, EncodeRows):
-            return self.encode.rows(record, ids, longest)
-        return [self.encode(*shortened(record, ids, longest - self.encode.extra))]
+        if self._several:
+            return cast(EncodeRows, self.encode).rows(record, ids, longest)
+        return [cast(Encode, self.encode)(*shortened(record, ids, longest - self.encode.extra))]
 
 
 def sizes_of(examples: Examples, encode: Encode | EncodeRows, limit: int | None) -> Sizes:
     """What the examples take up in rows of at most `limit` ids; None: uncut."""
     if isinstance(encode, EncodeRows):
         return encode.sizes(*examples.text_lengths(), limit)
-    lengths = examples.lengths() + encode.extra
+    lengths = _lengths(examples) + encode.extra
     ids = lengths if limit is None else np.minimum(lengths, limit)
     return Sizes(rows=np.ones_like(ids), longest=ids, ids=ids)
+
+
+def _lengths(examples: Examples) -> Lengths:
+    """Ids of each example, (E,)."""
+    if examples.kind != TaggedTokens.__name__:
+        return examples.lengths()
+    lengths, first = examples.text_lengths()
+    totals = np.append(0, np.maximum(lengths, 1).cumsum())  # as `shortened` counts
+    found: Lengths = np.diff(totals[np.append(first, len(lengths))])
+    return found
 
 
 def shortened(record: Record, ids: list[Ids], limit: int) -> tuple[Record, list[Ids]]:
     """At most `limit` ids: the longest text loses its end first.
 
     Of a tagged sentence the last tokens go: the record is whole, since their tags are still to be found, and there are
-    fewer texts of ids than it has tokens.
+    fewer texts of ids than it has tokens. A token without ids counts as one, because it is read as unknown.
     """
     lengths = np.array([len(each) for each in ids])
+    if isinstance(record, TaggedTokens):
+        lengths = np.maximum(lengths, 1)
     if lengths.sum() <= limit:
         return record, ids
     if isinstance(record, TaggedTokens):

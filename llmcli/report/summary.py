@@ -123,7 +123,9 @@ def sum_up(parts: Parts, history: History, figures: Mapping[str, Any], *, folder
             line.append(f"({NAMES[parts.task.floor]}: {'   '.join(floor)})")
         ui.note("  " + "   ".join(line))
     ui.note(f"  curves  {folder / 'curves.png'}")
-    if parts.task.generates:
+    if hasattr(parts.task, "template"):
+        ui.note(f"  next    llm chat ckpt={folder}")
+    elif parts.task.generates:
         ui.note(f"  next    llm generate ckpt={folder} --prompt {_quoted(prompt)}")
     elif hasattr(parts.task, "predict"):
         word = max(prompt.split(), key=len, default=prompt)

@@ -18,6 +18,7 @@ from llmcli.data.records import Record
 from llmcli.errors import LLMError
 from llmcli.metrics.base import Metric
 from llmcli.optim.groups import take_settings
+from llmcli.tokenizers.base import Tokenizer
 
 Stage = Literal["train", "val"]
 Batch = Mapping[str, Any]
@@ -98,6 +99,8 @@ class Task(pl.LightningModule, ABC):
     # what its figures stand beside (`llmcli.floor`)
     floor: ClassVar[Literal["ngrams", "linear", "words", "tags"] | None] = None
     asks: ClassVar[tuple[tuple[str, ...], ...]] = (("text",),)  # ways to ask `predict`: names of what it is told
+    head_kind: ClassVar[str | None] = None  # tasks of the same kind can begin with each other's heads
+    needs_init: ClassVar[bool] = False  # it goes on from a run that can do something already: init=RUN
     single_pass: ClassVar[bool] = False  # nothing is optimised: one batch, one validation, whatever the budget
 
     def __init__(
@@ -111,7 +114,7 @@ class Task(pl.LightningModule, ABC):
         self._schedule = schedule
         # Set by the program before fit: consumed fraction of the budget at an optimizer step, in [0, 1].
         self.progress: Callable[[int], float] = lambda step: 0.0
-        # Targets of one full micro-batch; the constant that every micro-batch's summed loss is divided by.
+        # Targets of one full micro-batch; what the summed loss of each is divided by where several make a step.
         self.nominal_tokens = 1
         # Units of the validation text per target ("bytes", "characters"), for bits per byte.
         self.text_per_target: Mapping[str, float] = {}
@@ -140,6 +143,10 @@ class Task(pl.LightningModule, ABC):
     def generates(self) -> bool:
         """Whether text comes out of it: it has `step`, to continue one, or `bind`, to turn one into another."""
         return hasattr(self, "step") or hasattr(self, "bind")
+
+    def as_prompt(self, text: str, tokenizer: Tokenizer) -> str | list[int]:
+        """What it continues where it shall answer to a text: that text, or the ids that are made of it."""
+        return text
 
     @property
     def higher_is_better(self) -> bool:
@@ -191,7 +198,16 @@ class Task(pl.LightningModule, ABC):
         self._losses.append((self.trainer.global_step, int(batch["index"]), loss, result.n))
         if loss.device.type == "cpu":  # reading it costs nothing here; an accelerator is read at log intervals
             self._refuse_non_finite(self._losses[-1:])
-        return result.loss / self.nominal_tokens
+        return result.loss / self.divisor(result.n)
+
+    def divisor(self, n: int) -> float:
+        """What the summed loss of a micro-batch of n targets is divided by."""
+        return max(1, n) if self._is_whole_step else self.nominal_tokens
+
+    @property
+    def _is_whole_step(self) -> bool:
+        """Whether each micro-batch is a step of its own: its loss is a mean, and no gradient is touched again."""
+        return bool(self.trainer.accumulate_grad_batches == 1 and self.trainer.world_size == 1)
 
     def take_losses(self) -> float | None:
         """Mean loss in nats per target since the last call (None: no batch since), checked to be finite."""
@@ -232,6 +248,8 @@ class Task(pl.LightningModule, ABC):
         """
         total = self._step_tokens
         self._step_tokens = 0
+        if self._is_whole_step:
+            return
         nominal = self.nominal_tokens * self.trainer.accumulate_grad_batches
         if self.trainer.world_size > 1:
             nominal *= self.trainer.world_size

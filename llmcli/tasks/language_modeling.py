@@ -12,27 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from llmcli.decoding.base import StepOutput
-from llmcli.errors import InputError
-from llmcli.heads import LanguageModelHead
 from llmcli.metrics.base import Metric
 from llmcli.metrics.text import Accuracy, BitsPerByte, BitsPerCharacter, Loss, Perplexity
 from llmcli.models.base import Backbone, State
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
 from llmcli.tasks.choice_likelihood import ChoiceLikelihood
+from llmcli.tasks.next_token import NextToken
 
 
-class LanguageModeling(Task):
+class LanguageModeling(NextToken):
     """Learns P(token | tokens before it) from `Text` records; also a `decoding.GeneratingModel`.
 
     Losses are in nats per token. A recurrent backbone reads contiguous text and keeps its state from one batch to
     the next (truncated back-propagation through time, Mikolov et al. 2010); the state is part of the checkpoint.
     """
 
+    option = "language_modeling"
     takes = ("Text",)
-    kinds = ("attention", "recurrent", "window")
     floor = "ngrams"
-    needs_causal = True
 
     def __init__(
         self,
@@ -44,25 +41,20 @@ class LanguageModeling(Task):
         label_smoothing: float,
         head_cutoffs: list[int] | None = None,
     ) -> None:
-        super().__init__(optimizer=optimizer, schedule=schedule)
-        if not (causal and model.causal):
-            raise InputError("task=language_modeling predicts the next token and needs task.causal=true")
-        if not 0.0 <= label_smoothing < 1.0:
-            raise InputError(f"task.label_smoothing must be in [0, 1), not {label_smoothing}")
-        self.model = model
-        self.head = LanguageModelHead.for_backbone(model, label_smoothing=label_smoothing, cutoffs=head_cutoffs)
-        self.vocab_size = model.vocab_size
-        self.max_seq_len = model.max_seq_len
+        super().__init__(
+            model=model,
+            optimizer=optimizer,
+            schedule=schedule,
+            causal=causal,
+            label_smoothing=label_smoothing,
+            head_cutoffs=head_cutoffs,
+        )
         self._carried: dict[Stage, State | None] = {"train": None, "val": None}
         self._resumed: dict[str, Tensor] | None = None
 
     @property
     def carries_state(self) -> bool:
         return self.model.kind == "recurrent"
-
-    @property
-    def width(self) -> int:
-        return self.model.d_model
 
     # -- loss --------------------------------------------------------------------------------------------------
 
@@ -96,19 +88,6 @@ class LanguageModeling(Task):
         if record != "MultipleChoice":
             return None
         return ChoiceLikelihood(model=self.model, head=self.head).to(self.device).train(self.training)
-
-    # -- generation (decoding.GeneratingModel) -----------------------------------------------------------------
-
-    def init_state(self, batch_size: int, capacity: int) -> State:
-        return self.model.init_state(batch_size, capacity)
-
-    def step(self, ids: Tensor, state: State, lengths: Tensor | None = None, *, last_only: bool = False) -> StepOutput:
-        """ids (B, T) -> logits (B, T, V), or (B, 1, V) at each row's last real token."""
-        hidden, state = self.model.step(ids, state, lengths)
-        if last_only:
-            last = torch.full((ids.size(0),), ids.size(1) - 1, device=ids.device) if lengths is None else lengths - 1
-            hidden = hidden[torch.arange(ids.size(0), device=ids.device), last].unsqueeze(1)  # (B, 1, D)
-        return StepOutput(logits=self.head.logits(hidden), hidden=hidden, attention=None, state=state)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 

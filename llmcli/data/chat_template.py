@@ -1,0 +1,193 @@
+"""How a conversation becomes one sequence of tokens: a Jinja template arranges its turns.
+
+Templates are written as Hugging Face's are, with `messages`, `add_generation_prompt`, `bos_token`, `eos_token`,
+`raise_exception` and `{% generation %}`, but they never see the texts: each turn's `content` stands for a place, into
+which the ids of its text are put once the template is done. So no text can pass for a mark, and which tokens are the
+assistant's is known exactly. A template runs in Jinja's sandbox, with a bound on its steps.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from llmcli.errors import InputError
+from llmcli.tokenizers.base import RESERVED
+
+KEY = "task.template"
+MAX_STEPS = 200_000  # lines of Python that a rendering may run; a conversation of 1,000 turns takes about 20,000
+MAX_CHARACTERS = 1_000_000  # of what it writes, places of texts included
+
+# Noncharacters of Unicode, which are for use inside a program: a special id each, and what encloses a place or a span.
+# A template cannot hold one, and no text of a conversation is ever in a rendering.
+_SPECIAL = 0xFDD0
+_PLACE, _PLACE_END, _BEGIN, _END = "\ufde0", "\ufde1", "\ufde2", "\ufde3"
+_PRIVATE = re.compile("[\ufdd0-\ufdef]")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a rendering: text that the template writes, a special id (its index), or the place of a turn's text.
+
+    said: the assistant says it, so that it is to be learned.
+    """
+
+    text: str = ""
+    special: int | None = None
+    turn: int | None = None
+    said: bool = False
+
+
+class ChatTemplate:
+    """text: the template. marks: words in it that stand for reserved ids, by name: {"<|im_end|>": "eos"}.
+
+    What stands between `{% generation %}` and `{% endgeneration %}` is what the assistant says.
+
+    Raises InputError for a template that does not compile and for marks that name no reserved id.
+    """
+
+    def __init__(self, *, text: str, marks: Mapping[str, str]) -> None:
+        if found := _PRIVATE.search(text):
+            raise InputError(f"{KEY} holds the character U+{ord(found[0]):04X}, which is for use inside the program")
+        names = [name.strip("<>") for name in RESERVED]
+        for mark, name in marks.items():
+            if not mark or name not in names:
+                raise InputError(
+                    f"task.marks: {mark!r} stands for {name!r}, no reserved id", f"one of {', '.join(names)}"
+                )
+        specials = {mark: names.index(name) for mark, name in marks.items()}
+        self._variables = {f"{name}_token": chr(_SPECIAL + index) for index, name in enumerate(names)}
+        self._specials = {**specials, **{chr(_SPECIAL + index): index for index in range(len(RESERVED))}}
+        words = "|".join(map(re.escape, sorted(self._specials, key=len, reverse=True)))
+        self._pieces = re.compile(f"({_PLACE}\\d+{_PLACE_END}|[{_BEGIN}{_END}]|{words})")
+        environment = _Sandbox(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
+        )
+        environment.globals["raise_exception"] = _refuse
+        try:
+            self._template = environment.from_string(text)
+        except jinja2.TemplateSyntaxError as err:
+            raise InputError(f"{KEY}, line {err.lineno}: {err.message}") from err
+        except RecursionError as err:
+            raise InputError(f"{KEY} is nested too deeply") from err
+
+    def pieces(self, roles: Sequence[str], *, answer_next: bool) -> list[Piece]:
+        """A conversation whose turns have these roles, in order. answer_next: up to where an answer begins.
+
+        Raises InputError where the template fails, refuses the roles, does not end, or leaves out or repeats a text.
+        """
+        messages = [{"role": role, "content": f"{_PLACE}{turn}{_PLACE_END}"} for turn, role in enumerate(roles)]
+        variables = {**self._variables, "messages": messages, "add_generation_prompt": answer_next}
+        pieces = list(self._parsed(self._rendered(variables, roles)))
+        places = Counter(piece.turn for piece in pieces)
+        for turn, role in enumerate(roles):
+            if (count := places[turn]) != 1:
+                often = f"{count} times" if count else "nowhere"
+                raise InputError(
+                    f"{KEY} puts the text of turn {turn + 1}, the {role}'s, {often}: {_said(roles)}",
+                    "each message.content must stand there once, as it is: filters cannot change it",
+                )
+        return pieces
+
+    def _rendered(self, variables: Mapping[str, Any], roles: Sequence[str]) -> str:
+        try:
+            with _bounded(MAX_STEPS):
+                parts, size = [], 0
+                for part in self._template.generate(variables):
+                    parts.append(part)
+                    size += len(part)
+                    if size > MAX_CHARACTERS:
+                        raise _EndlessError(f"it writes more than {MAX_CHARACTERS:,} characters")
+                return "".join(parts)
+        except Exception as err:  # a template can raise whatever Python can
+            lines = [
+                frame.lineno for frame in traceback.extract_tb(err.__traceback__) if frame.filename == "<template>"
+            ]
+            line = f", line {lines[-1]}" if lines else ""
+            raise InputError(f"{KEY}{line} fails for {_said(roles)}: {str(err) or type(err).__name__}") from err
+
+    def _parsed(self, rendering: str) -> Iterator[Piece]:
+        said = False
+        for part in self._pieces.split(rendering):
+            if part in (_BEGIN, _END):
+                said = part == _BEGIN
+            elif part.startswith(_PLACE):
+                yield Piece(turn=int(part[1:-1]), said=said)
+            elif part in self._specials:
+                yield Piece(special=self._specials[part], said=said)
+            elif part:
+                yield Piece(text=part, said=said)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's, without what takes all time or memory in a single step."""
+
+    intercepted_binops = frozenset({"*", "**"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        if operator == "**" or not (isinstance(left, int | float) and isinstance(right, int | float)):
+            raise SecurityError(f"{operator} is not allowed here")
+        return super().call_binop(context, operator, left, right)
+
+
+class _Generation(Extension):
+    """`{% generation %}...{% endgeneration %}`: what the assistant says, as in transformers' templates."""
+
+    tags = {"generation"}  # noqa: RUF012  as the base class declares it
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.CallBlock(self.call_method("_enclosed"), [], [], body).set_lineno(line)
+
+    def _enclosed(self, caller: Callable[[], str]) -> str:
+        return f"{_BEGIN}{caller()}{_END}"
+
+
+class _EndlessError(Exception):
+    """A rendering goes on and on."""
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+@contextmanager
+def _bounded(steps: int) -> Iterator[None]:
+    """Raises _EndlessError where the code in it runs more lines of Python than `steps`; needs no clock.
+
+    A template is compiled to Python, so each turn of its loops is a line or more.
+    """
+    left = steps
+
+    def count(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _EndlessError(f"it does not end within {steps:,} steps")
+        return count
+
+    before = sys.gettrace()
+    sys.settrace(count)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+def _said(roles: Sequence[str]) -> str:
+    return f"a conversation of {', '.join(roles)}"
