@@ -22,19 +22,27 @@ class Aligned:
     weight: float
 
 
-@torch.inference_mode()
 def attention(
     model: SourceModel, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
 ) -> list[Tensor] | None:
-    """Of each pair what was looked at while each target token was chosen, (T, S + 1): the mean over heads and layers,
-    the last column being the end of the source. None of a model that looks at none.
+    """Of each pair the mean of `attention_of_heads`, (T, S + 1)."""
+    found = attention_of_heads(model, sources, targets)
+    return None if found is None else [each.mean(0) for each in found]
+
+
+@torch.inference_mode()
+def attention_of_heads(
+    model: SourceModel, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+) -> list[Tensor] | None:
+    """Of each pair what was looked at while each target token was chosen, (H, T, S + 1), layer by layer; the last
+    column is the end of the source. None of a model that looks at none.
 
     Raises InputError as `check_sources`.
     """
     bound = model.bind(sources, attention=True)
     longest = max(map(len, targets))
     if longest == 0:
-        return [torch.zeros(0, len(source) + 1) for source in sources]
+        return [torch.zeros(1, 0, len(source) + 1) for source in sources]
     texts = [[*start, *target] for start, target in zip(bound.starts, targets, strict=True)]
     first = len(bound.starts[0]) - 1  # what reads this chooses the first token
     ids = torch.zeros(len(texts), first + longest, dtype=torch.int64)
@@ -45,9 +53,8 @@ def attention(
     out = bound.step(ids.to(bound.device), state, lengths.to(bound.device))
     if out.attention is None:
         return None
-    mean = out.attention.mean(1)[:, first:].cpu()  # (B, T, S)
-    pairs = zip(mean, targets, sources, strict=True)
-    return [each[: len(target), : len(source) + 1] for each, target, source in pairs]
+    pairs = zip(out.attention[:, :, first:].cpu(), targets, sources, strict=True)
+    return [each[:, : len(target), : len(source) + 1] for each, target, source in pairs]
 
 
 def align(
