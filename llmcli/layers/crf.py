@@ -6,8 +6,8 @@ With s_t the scores of the tags of word t, A the transitions, b and e what it is
     log p(y) = score(y) - log sum_y' exp score(y')
 
 Decisions: sums are kept as logarithms, and added up as one matrix product a word after the largest was taken out, which
-is three to six times as fast as `logsumexp` over all pairs; gradients are the marginals, which a second recursion from
-the end gives in closed form, so that autograd records nothing.
+is three to six times as fast as `logsumexp` over all pairs; those that would underflow are left to it. Gradients are
+the marginals, which a second recursion from the end gives in closed form, so that autograd records nothing.
 
 Shapes: B sentences, W words of the longest, C tags. real (B, W) bool: words, which stand before all padding. A row
 without a word counts for nothing.
@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+LOST = 1e-30  # a sum below it, of terms of at most 1, may have lost others to the smallest float
 
 
 class Potentials(NamedTuple):
@@ -98,11 +100,17 @@ class _LogPartition(torch.autograd.Function):
         share = real * grad.unsqueeze(1)  # (B, W)
         at = (alphas + betas - total[:, None, None]).exp() * share.unsqueeze(2)  # (B, W, C)
         # a pair's marginals are left_i E_ij right_j, up to what makes them sum to 1
-        left, right = _scaled(alphas[:, :-1])[0], _scaled(scores[:, 1:] + betas[:, 1:])[0]  # (B, W - 1, C)
+        following = scores[:, 1:] + betas[:, 1:]  # (B, W - 1, C)
+        left, right = _scaled(alphas[:, :-1])[0], _scaled(following)[0]
         products = transitions.exp()
-        whole = ((left @ products) * right).sum(2).clamp(min=torch.finfo(left.dtype).tiny)
-        left = left * (share[:, 1:] / whole).unsqueeze(2)
+        whole = ((left @ products) * right).sum(2)
+        lost = (whole < LOST) & real[:, 1:]  # the largest of both sides do not go together
+        left = left * (share[:, 1:] / whole).masked_fill(whole < LOST, 0.0).unsqueeze(2)
         between = products * (left.flatten(0, 1).T @ right.flatten(0, 1))
+        if bool(lost.any()):
+            rows = lost.nonzero()[:, 0]
+            pairs = alphas[:, :-1][lost].unsqueeze(2) + transitions + following[lost].unsqueeze(1)  # (N, C, C)
+            between += ((pairs - total[rows, None, None]).exp() * share[:, 1:][lost][:, None, None]).sum(0)
         is_last = real & ~F.pad(real[:, 1:], (0, 1))
         return at, None, at[:, 0].sum(0), between, (at * is_last.unsqueeze(2)).sum((0, 1))
 
@@ -116,7 +124,7 @@ def forward_sums(scores: Tensor, real: Tensor, potentials: Potentials) -> Tensor
     products = transitions.exp()
     found = [start + scores[:, 0]]
     for word in range(1, scores.size(1)):
-        sums = _log_product(found[-1], products) + scores[:, word]
+        sums = _log_product(found[-1], transitions, products) + scores[:, word]
         found.append(torch.where(real[:, word, None], sums, found[-1]))
     return torch.stack(found, 1)
 
@@ -124,10 +132,11 @@ def forward_sums(scores: Tensor, real: Tensor, potentials: Potentials) -> Tensor
 def backward_sums(scores: Tensor, real: Tensor, potentials: Potentials) -> Tensor:
     """(B, W, C): log of the summed exp(score) of all that may follow this tag at this word, without the word itself."""
     _, transitions, end = potentials
-    products = transitions.T.exp()
+    transitions = transitions.T
+    products = transitions.exp()
     found = [end.expand(scores.size(0), -1)]
     for word in range(scores.size(1) - 1, 0, -1):
-        sums = _log_product(scores[:, word] + found[-1], products)
+        sums = _log_product(scores[:, word] + found[-1], transitions, products)
         found.append(torch.where(real[:, word, None], sums, found[-1]))
     return torch.stack(found[::-1], 1)
 
@@ -138,10 +147,16 @@ def _scaled(logs: Tensor) -> tuple[Tensor, Tensor]:
     return (logs - top).exp(), top
 
 
-def _log_product(logs: Tensor, products: Tensor) -> Tensor:
-    """log(exp(logs) @ products): logs (B, C), products (C, C)."""
+def _log_product(logs: Tensor, transitions: Tensor, products: Tensor) -> Tensor:
+    """log(exp(logs) @ products): logs (B, C), transitions (C, C) and their exp, products (C, C)."""
     scaled, top = _scaled(logs)
-    return (scaled @ products).log() + top
+    sums = scaled @ products
+    found = sums.log() + top
+    if bool((lost := sums < LOST).any()):  # all that leads there is far below the largest, which does not
+        rows = lost.any(1)
+        exact = (logs[rows].unsqueeze(2) + transitions).logsumexp(1)
+        found[rows] = torch.where(lost[rows], exact, found[rows])
+    return found
 
 
 def viterbi(scores: Tensor, real: Tensor, potentials: Potentials) -> Tensor:

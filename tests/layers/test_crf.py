@@ -147,3 +147,30 @@ def test_what_iob2_allows():
     assert len(allowed) == 3 * 5 + 2 * 2
     begins, follows = allowed_in_iob2(["NOUN", "VERB", "IN"])  # parts of speech follow each other freely
     assert begins.all() and follows.all()
+
+
+@pytest.mark.parametrize("gap", [60.0, 95.0, 300.0])
+def test_what_leads_to_a_tag_may_be_far_below_what_does_not(gap):
+    """The first word is surely tag 0, after which tag 1 may not stand, and the second surely tag 1: one term of the sum
+    is lost to float32 beside the largest, which does not go on."""
+    scores = torch.tensor([[[gap, 0.0], [0.0, 2 * gap], [0.0, 0.0]]])
+    real = torch.ones(1, 3, dtype=torch.bool)
+    potentials = Potentials(torch.zeros(2), torch.tensor([[0.0, -torch.inf], [0.0, 0.5]]), torch.zeros(2))
+    parts = [each.clone().requires_grad_() for each in (scores, *potentials)]
+    exact = [each.double().clone().requires_grad_() for each in (scores, *potentials)]
+    log_partition(parts[0], real, Potentials(*parts[1:])).sum().backward()
+    log_partition(exact[0], real, Potentials(*exact[1:])).sum().backward()
+    paths = torch.tensor([sum_of(tags, scores, potentials) for tags in product(range(2), repeat=3)])
+    total = log_partition(scores, real, potentials)[0]
+    torch.testing.assert_close(total, paths.logsumexp(0))
+    shares = Marginals(scores, real, potentials).tags()
+    assert shares.max() <= 1 + 1e-5
+    torch.testing.assert_close(shares.sum(2), torch.ones(1, 3), rtol=1e-5, atol=1e-5)
+    for single, double in zip(parts, exact, strict=True):
+        torch.testing.assert_close(single.grad, double.grad.float(), rtol=1e-4, atol=1e-5)
+
+
+def sum_of(tags, scores, potentials):
+    start, transitions, end = potentials
+    own = start[tags[0]] + end[tags[-1]] + sum(scores[0, word, tag] for word, tag in enumerate(tags))
+    return float(own + sum(transitions[pair] for pair in pairwise(tags)))
