@@ -92,7 +92,7 @@ def of_mapping(given: Mapping[str, Any], ways: Ways, where: str) -> Asked:
         raise InputError(f'{where} has no "{missing}": this run is asked with {_said(ways)}', _example(close))
     for name in way:
         value = given[name]
-        texts = value if name == LIST and isinstance(value, list) else [value]
+        texts = value if name == LIST and isinstance(value, list | tuple) else [value]
         if not all(isinstance(text, str) for text in texts) or (name == LIST and len(texts) < 2):
             wanted = "a list of two texts or more" if name == LIST else "a text"
             raise InputError(f'{where}: "{name}" must be {wanted}, not {json.dumps(value, ensure_ascii=False)[:60]}')

@@ -107,3 +107,9 @@ def test_lines_that_ask_nothing(ways, line, message, hint):
 def test_json_carries_any_text(question, context):
     asked = {"question": question, "context": context}
     assert of_line(json.dumps(asked), ANSWER, "") == asked == of_mapping({**asked, "id": 1}, ANSWER, "")
+
+
+def test_choices_may_come_as_a_tuple():
+    ways = (("question", "choices"),)
+    asked = of_mapping({"question": "which?", "choices": ("this", "that")}, ways, "the call")
+    assert list(asked["choices"]) == ["this", "that"]
