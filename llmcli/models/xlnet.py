@@ -115,7 +115,8 @@ class XLNet(EncoderOnly):
 
         order: 0 for tokens that are known from the beginning; they see each other. A token of a higher number sees
         those of lower ones, and in the content stream itself; tokens of one number do not see each other. targets:
-        places of tokens to predict, of numbers above 0; one real token at least must be known from the beginning.
+        places of tokens to predict, of numbers above 0. In training one real token at least must be known from the
+        beginning; else a query with nothing to see gets nothing from attention.
         """
         x = self.dropout(self.input_embedding(ids))  # (B, T, D)
         known = order[:, None, :] < order[:, :, None].clamp(min=1)  # (B, T, T)
@@ -125,8 +126,10 @@ class XLNet(EncoderOnly):
         apart = self._apart(ids, mask)
         rows = targets[..., None].expand(-1, -1, ids.shape[1])  # (B, M, T)
         content = View(hides=~(known | itself)[:, None], apart=apart)
+        hides = ~known.gather(1, rows)[:, None]  # (B, 1, M, T)
         query = View(
-            hides=~known.gather(1, rows)[:, None],
+            hides=hides,
+            blind=None if self.training else hides.all(-1, keepdim=True),
             apart=None if apart is None else apart[:, 0].gather(1, rows)[:, None],
             places=targets,
         )
@@ -180,11 +183,13 @@ class XLNet(EncoderOnly):
 class View(NamedTuple):
     """What the queries of a stream see. Bool (B, 1, Q, T): `hides`, keys that they do not see (None: they see all);
     `apart`, keys of another text (None: there is one). places (B, Q): where they stand (None: at 0, 1, ..., T - 1).
+    blind (B, 1, Q, 1): queries that see nothing (None: there is none).
     """
 
     hides: Tensor | None
     apart: Tensor | None
     places: Tensor | None = None
+    blind: Tensor | None = None
 
 
 class Block(nn.Module):
@@ -231,7 +236,10 @@ class Block(nn.Module):
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if view.hides is not None:
             scores = scores.masked_fill(view.hides, -torch.inf)
-        weights = self.dropout(scores.softmax(-1).to(v.dtype))
+        shares = scores.softmax(-1)
+        if view.blind is not None:
+            shares = shares.masked_fill(view.blind, 0.0)  # of nothing a softmax is nan
+        weights = self.dropout(shares.to(v.dtype))
         y = (weights @ v).transpose(1, 2).flatten(2)  # (B, Q, D)
         z = self.attention_norm(z + self.dropout(self.out(y)))
         branch = self.dropout(self.down(self.dropout(F.gelu(self.up(z)))))

@@ -101,3 +101,12 @@ def test_masks_are_filled_from_the_known_tokens_whatever_the_batch(task, tokeniz
     with pytest.raises(InputError, match="nothing is left out of 'a dog'"):
         task.predict(["a dog"], tokenizer, top=1)
     assert task.example("the unhappy cat") == "the <mask> cat"
+
+
+@torch.no_grad()
+def test_a_mask_with_nothing_around_it_is_filled_too(task, tokenizer):
+    bare = PermutationLM(model=task.model, causal=False, k=4, longest_span=3, marks=False).double().eval()
+    alone, beside = (bare.predict(texts, tokenizer, top=3) for texts in (["<mask>"], ["<mask>", "the <mask>at"]))
+    shares = [each["probability"] for each in alone[0]["tokens"]]
+    assert all(0 < share < 1 for share in shares)
+    assert shares == pytest.approx([each["probability"] for each in beside[0]["tokens"]])
