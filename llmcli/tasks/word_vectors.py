@@ -64,10 +64,9 @@ class WordVectors(Task):
             )
         return found
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        mean = super().training_step(batch, batch_idx)
-        assert mean is not None
-        return mean * (self.nominal_tokens * self.trainer.accumulate_grad_batches * self.trainer.world_size)
+    def divisor(self, n: int) -> float:
+        """Gradients are sums over the pairs: what Lightning divides by is taken back."""
+        return 1 / (self.trainer.accumulate_grad_batches * self.trainer.world_size)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """The gradient is a sum: there is no count to divide by."""

@@ -115,3 +115,17 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
         task.model.weight[0, 1] = float("inf")
     with pytest.raises(LLMError, match=r"model\.weight"):
         task.on_save_checkpoint({"state_dict": task.state_dict()})
+
+
+def test_batches_that_are_steps_of_their_own_cost_no_pass_over_the_gradients(tmp_path, monkeypatch):
+    """Examples differ in their targets from batch to batch: the loss is divided, not every gradient."""
+    monkeypatch.setattr(torch, "_foreach_mul_", None)
+    parts = _batches([1, 20, 3])
+    apart = _gradients(parts, 1, nominal=8, tmp_path=tmp_path)
+    together = Regression()
+    optimizer = torch.optim.SGD(together.parameters(), lr=0.1)
+    for part in parts:
+        optimizer.zero_grad()
+        (together._step(part, "train").loss / part["n_tokens"]).backward()
+        optimizer.step()
+    torch.testing.assert_close(apart.model.weight, together.model.weight)
