@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from llmcli.data.example_batches import shortened
 from llmcli.data.records import LabeledPair, LabeledText, Record
 from llmcli.errors import InputError
 from llmcli.heads import SequenceHead
@@ -24,8 +22,8 @@ from llmcli.metrics.regression import AbsoluteError, Explained, Pearson, Squared
 from llmcli.metrics.text import Loss
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
-from llmcli.tasks.classification import Encoder
-from llmcli.tasks.rows import padded
+from llmcli.tasks.classes import record_of, shown
+from llmcli.tasks.rows import TextRows, padded, rows_of, shorter
 from llmcli.tokenizers.base import Tokenizer
 
 
@@ -56,7 +54,9 @@ class Regression(Task):
         marks: bool,
         pooling: How,
         dropout: float,
+        seq_len: int | None = None,
     ) -> None:
+        """seq_len: as of `Classification`."""
         super().__init__(optimizer=optimizer, schedule=schedule)
         if value_mean is None or value_std is None:
             raise InputError(
@@ -69,6 +69,7 @@ class Regression(Task):
         self.head = SequenceHead(d_model=model.d_model, outputs=1, pooling=pooling, dropout=dropout)
         self.mean, self.std, self.marks = value_mean, value_std, marks
         self.max_seq_len = model.max_seq_len
+        self.longest = model.max_seq_len if seq_len is None else shorter(seq_len, model.max_seq_len)
 
     @property
     def width(self) -> int:
@@ -96,11 +97,12 @@ class Regression(Task):
             {"loss": loss, **of_values(predicted, true)},
             n=batch["n_tokens"],
             tokens=batch["n_ids"],
-            outputs={"values": self._value(predicted)},
+            outputs={"standardised": predicted},
         )
 
-    def _value(self, standardised: Tensor) -> Tensor:
-        return standardised.double() * self.std + self.mean
+    def _values(self, standardised: Tensor) -> list[float]:
+        """(B,) -> in the unit of the data, in double precision, which not every device has."""
+        return [value * self.std + self.mean for value in standardised.tolist()]
 
     def metrics(self) -> Sequence[Metric]:
         return Loss(), SquaredError(scale=self.std), AbsoluteError(scale=self.std), Pearson(), Explained()
@@ -109,10 +111,10 @@ class Regression(Task):
 
     def outcomes(self, records: Sequence[Record], result: StepResult) -> list[dict[str, Any]]:
         """`right` is a prediction less than half of the training values' deviation away."""
-        rows = zip(records, result.outputs["values"].tolist(), result.each["loss"].tolist(), strict=True)
+        rows = zip(records, self._values(result.outputs["standardised"]), result.each["loss"].tolist(), strict=True)
         return [
             {
-                **_texts(record),
+                **shown(record),
                 "true": (true := cast(LabeledText | LabeledPair, record).value or 0.0),
                 "predicted": value,
                 "right": abs(value - true) < self.std / 2,
@@ -126,33 +128,20 @@ class Regression(Task):
         self, texts: Sequence[str | Mapping[str, str]], tokenizer: Tokenizer, *, top: int
     ) -> list[dict[str, Any]]:
         """For each text, or pair `first` and `second`, its number; there is one, whatever `top` says."""
-        encode = self.encoder(tokenizer)
-        records = [
-            LabeledText(each) if isinstance(each, str) else LabeledPair(each["first"], each["second"]) for each in texts
-        ]
-        rows = []
-        for record in records:
-            ids = [np.array(each, np.int64) for each in tokenizer.encode_batch(record.texts())]
-            if self.max_seq_len is not None:
-                _, ids = shortened(record, ids, self.max_seq_len - encode.extra)
-            rows.append(encode.ids(ids).tolist())
-        found = [0.0] * len(rows)
-        for chosen, given, mask in padded(rows, pad_id=encode.pad["ids"], device=self.device):
-            for row, value in zip(chosen, self._value(self.standardised(given, mask)).tolist(), strict=True):
-                found[row] = value
-        return [{**_texts(record), "value": value} for record, value in zip(records, found, strict=True)]
+        records = [record_of(each) for each in texts]
+        rows = rows_of(records, tokenizer, self.encoder(tokenizer), self.longest)
+        found: list[dict[str, Any]] = [{}] * len(rows)
+        for chosen, ids, mask in padded(rows, pad_id=tokenizer.pad_id or 0, device=self.device):
+            for row, value in zip(chosen, self._values(self.standardised(ids, mask)), strict=True):
+                found[row] = {**shown(records[row]), "value": value}
+        return found
 
 
-def _texts(record: Record) -> dict[str, Any]:
-    texts = record.texts()
-    return {"text": texts[0]} if len(texts) == 1 else {"texts": list(texts)}
-
-
-class ValueEncoder(Encoder):
+class ValueEncoder(TextRows):
     """An example as ids (T,), written like those of a class, and `values`, the number in deviations from the mean."""
 
     def __init__(self, *, mean: float, std: float, marks: bool, tokenizer: Tokenizer) -> None:
-        super().__init__(names=(), several=False, marks=marks, tokenizer=tokenizer)
+        super().__init__(marks=marks, tokenizer=tokenizer)
         self.mean, self.std = mean, std
 
     def __call__(self, record: Record, ids: list[NDArray[Any]]) -> dict[str, Any]:

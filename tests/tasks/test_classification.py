@@ -242,3 +242,16 @@ def test_outcomes_of_several_labels_name_all_of_them():
             assert share == pytest.approx(shares[row, task.names.index(name)].item(), rel=1e-5)
     classes = task.by_class({name: value.double() for name, value in result.sums.items()})
     assert list(classes) == list(task.names) and [classes[name]["support"] for name in task.names] == [1, 1, 1]
+
+
+def test_a_text_is_cut_as_in_training(tokenizer):
+    """The model reads any length; batch.seq_len says what it was trained on."""
+    text = TEXTS[2]
+    task = make(lstm(tokenizer.vocab_size), seq_len=6).eval()
+    encode = task.encoder(tokenizer)
+    _, ids = shortened(LabeledText(text), [np.array(tokenizer.encode(text))], 6 - encode.extra)
+    shares = task.logits({"ids": torch.tensor(encode.ids(ids))[None]})[0].softmax(0)
+    [found] = task.predict([text], tokenizer, top=1)
+    assert found["classes"][0]["probability"] == pytest.approx(shares.max().item(), abs=1e-6)
+    [whole] = make(lstm(tokenizer.vocab_size)).eval().predict([text], tokenizer, top=1)
+    assert whole["classes"][0]["probability"] != pytest.approx(shares.max().item(), abs=1e-6)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmcli.data.example_batches import collate
+from llmcli.data.example_batches import collate, shortened
 from llmcli.data.records import LabeledPair, LabeledText
 from llmcli.errors import InputError
 from llmcli.models.dan import DAN
@@ -100,3 +100,21 @@ def test_an_example_without_its_number_is_named():
     with pytest.raises(InputError, match="an example has no number to predict: 'ab'") as caught:
         batch_of(make(), [LabeledText("ab")])
     assert "data.reader.value=COLUMN" in caught.value.hint
+
+
+def test_a_text_is_cut_as_in_training():
+    """The model reads any length; batch.seq_len says what it was trained on."""
+    task, text = make(seq_len=6).eval(), "aaab" + "b" * 20
+    encode = task.encoder(TOKENIZER)
+    _, ids = shortened(LabeledText(text), [np.array(TOKENIZER.encode(text))], 6 - encode.extra)
+    with torch.no_grad():
+        trained = task.standardised(torch.tensor(encode.ids(ids))[None], None).item() * 20 + 50
+    assert task.predict([text], TOKENIZER, top=1)[0]["value"] == pytest.approx(trained)
+    assert make().eval().predict([text], TOKENIZER, top=1)[0]["value"] != pytest.approx(trained)
+
+
+def test_values_in_their_unit_are_no_tensors_in_double_precision():
+    """Which not every device has."""
+    task = make().eval()
+    result = task._step(batch_of(task, shares(4)), "val")
+    assert {value.dtype for value in (result.loss, *result.each.values(), *result.outputs.values())} == {torch.float32}
