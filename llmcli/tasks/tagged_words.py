@@ -35,13 +35,16 @@ _CHINESE_WORD = re.compile(f"[{UNSPACED}]{{2,}}")
 class Encoder:
     """A tagged sentence as `ids` (T,), and for each word `labels` (W,) and `first` (W,), the place of its first id.
 
-    longest: bytes of a word in `characters` (W * longest,); None: that field is left out. A word that the tokenizer
-    gives no ids is <unk>. Words cut off the end have a label and `first` -1; they are no targets.
+    longest: bytes of a word in `characters` (W * longest,); None: that field is left out. marks: the row begins with
+    <cls> and ends with <sep>. A word that the tokenizer gives no ids is <unk>. Words cut off the end have a label and
+    `first` -1; they are no targets. Raises InputError for marks that the tokenizer lacks.
     """
 
-    extra = 0
-
-    def __init__(self, *, names: Sequence[str], longest: int | None, tokenizer: Tokenizer) -> None:
+    def __init__(self, *, names: Sequence[str], longest: int | None, marks: bool, tokenizer: Tokenizer) -> None:
+        self.before, self.after = ([tokenizer.cls_id], [tokenizer.sep_id]) if marks else ([], [])
+        if None in (*self.before, *self.after):
+            raise InputError("task.marks is on, but this tokenizer has no <cls> and <sep>", "task.marks=false")
+        self.extra = len(self.before) + len(self.after)
         self.tag_ids = {name: index for index, name in enumerate(names)}
         self.longest = longest
         self.nothing = tokenizer.unk_id or 0
@@ -56,8 +59,9 @@ class Encoder:
         """The fields without labels: ids of each token, of fewer than there are where the sentence was cut."""
         pieces = [each if len(each) else [self.nothing] for each in ids]
         first = np.full(max(1, len(tokens)), NONE, np.int64)
-        first[: len(pieces)] = np.cumsum([0, *map(len, pieces)])[:-1]
-        row = np.concatenate(pieces or [[self.pad["ids"]]]).astype(np.int64)
+        first[: len(pieces)] = np.cumsum([len(self.before), *map(len, pieces)])[:-1]
+        row = np.concatenate([self.before, *pieces, self.after]).astype(np.int64)
+        row = row if len(row) else np.array([self.pad["ids"]], np.int64)
         fields = {"ids": row, "first": first}
         if self.longest is not None:
             fields["characters"] = byte_ids(tokens or [""], self.longest).ravel()

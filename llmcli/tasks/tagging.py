@@ -33,10 +33,10 @@ from llmcli.metrics.entities import (
 from llmcli.metrics.text import Loss
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.rows import by_length
 from llmcli.tasks.tagged_words import NONE, Encoder, Part, Words, marked, parts_of, word_spans
 from llmcli.tokenizers.base import Tokenizer
 
-AT_ONCE = 64  # sentences of similar length that are predicted together
 D_BYTE = 25  # width of the embedding of a byte
 LONGEST_EXAMPLE = 60  # characters
 
@@ -48,7 +48,8 @@ class Tagging(Task):
     over the tags, else a softmax for each word. characters: what makes a vector of d_characters of the spelling of each
     word, of which longest_word bytes are read; it is added to the embedding of the word's first id. word_dropout: a
     word that stands n times in the train split is read as unknown with the probability word_dropout / (n + it)
-    (Kiperwasser & Goldberg 2016). words: what a word of a text to predict for is (`word_spans`).
+    (Kiperwasser & Goldberg 2016). marks: a sentence stands between <cls> and <sep>. words: what a word of a text to
+    predict for is (`word_spans`).
 
     Raises InputError for data with fewer than two tags, and for options out of range.
     """
@@ -74,6 +75,7 @@ class Tagging(Task):
         word_dropout: float,
         dropout: float,
         words: Words,
+        marks: bool = False,  # as runs of before were trained
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
         if len(names) < 2:
@@ -94,7 +96,7 @@ class Tagging(Task):
             kind = CharacterCNN if characters == "cnn" else CharacterLSTM
             self.spelling = kind(d_embed=D_BYTE, d_out=d_characters)
             self.blend = nn.Linear(d_characters, model.input_embedding.embedding_dim, bias=False)
-        self.names, self.words = tuple(names), words
+        self.names, self.words, self.marks = tuple(names), words, marks
         self.longest = None if characters == "none" else longest_word
         self.entities = EntityCounts(names) if marks_spans(names) else None
         self.monitor = "val_accuracy" if self.entities is None else "val_f1"
@@ -107,7 +109,7 @@ class Tagging(Task):
         return self.model.d_model
 
     def encoder(self, tokenizer: Tokenizer) -> Encoder:
-        return Encoder(names=self.names, longest=self.longest, tokenizer=tokenizer)
+        return Encoder(names=self.names, longest=self.longest, marks=self.marks, tokenizer=tokenizer)
 
     def setup(self, stage: str) -> None:
         """Count the words of the train split, for word_dropout."""
@@ -116,7 +118,9 @@ class Tagging(Task):
         prepared = self.trainer.datamodule.prepared  # type: ignore[attr-defined]
         counts = torch.from_numpy(prepared.examples("train").id_counts(prepared.tokenizer.vocab_size))
         if prepared.tokenizer.unk_id is not None:
-            self.unknown = (self.word_dropout / (counts + self.word_dropout), prepared.tokenizer.unk_id)
+            rates = self.word_dropout / (counts + self.word_dropout)
+            rates[[each for each in (prepared.tokenizer.cls_id, prepared.tokenizer.sep_id) if each is not None]] = 0
+            self.unknown = rates, prepared.tokenizer.unk_id
 
     # -- loss --------------------------------------------------------------------------------------------------
 
@@ -208,15 +212,14 @@ class Tagging(Task):
         """
         self.eval()
         encode = self.encoder(tokenizer)
+        limit = None if self.max_seq_len is None else self.max_seq_len - encode.extra
         parts = [
             part
             for number, text in enumerate(texts)
-            for part in parts_of(number, text, word_spans(text, self.words, tokenizer), tokenizer, self.max_seq_len)
+            for part in parts_of(number, text, word_spans(text, self.words, tokenizer), tokenizer, limit)
         ]
         found: list[list[dict[str, Any]]] = [[]] * len(parts)
-        order = sorted(range(len(parts)), key=lambda index: len(parts[index].words))
-        for start in range(0, len(order), AT_ONCE):
-            chosen = order[start : start + AT_ONCE]
+        for chosen in by_length([len(part.words) for part in parts]):
             batch = collate([encode.words(parts[index].words, parts[index].ids) for index in chosen], encode.pad)
             batch = {name: value.to(self.device) for name, value in batch.items() if isinstance(value, Tensor)}
             for index, answers in zip(chosen, self._answers([parts[index] for index in chosen], batch), strict=True):

@@ -293,3 +293,48 @@ def test_a_tag_that_was_not_trained_on_is_named(tokenizer):
     with pytest.raises(InputError, match="the run was not trained on the tag 'B-ORG'") as caught:
         batch_of(make(tokenizer), tokenizer, [TaggedTokens(("UN",), ("B-ORG",))])
     assert caught.value.hint == "its tags: B-LOC, B-PER, I-LOC, I-PER, O"
+
+
+def test_marks_stand_around_a_sentence_and_move_its_words(tokenizer):
+    encode = make(tokenizer, marks=True).encoder(tokenizer)
+    fields = encode.words(["a", "b", "c"], [[20], [], [21, 22]])
+    assert fields["ids"].tolist() == [tokenizer.cls_id, 20, tokenizer.unk_id, 21, 22, tokenizer.sep_id]
+    assert fields["first"].tolist() == [1, 2, 3] and encode.extra == 2
+    assert encode(TaggedTokens((), ()), [])["ids"].tolist() == [tokenizer.cls_id, tokenizer.sep_id]
+    with pytest.raises(InputError, match=r"task.marks is on, but this tokenizer has no <cls> and <sep>"):
+        make(tokenizer, marks=True).encoder(Unmarked())
+
+
+class Unmarked:
+    cls_id = sep_id = None
+
+
+def test_with_marks_a_prediction_is_that_of_a_validation_step(tokenizer):
+    task = make(tokenizer, lambda size: transformer(size, max_seq_len=7), names=["DT", "NN", "VB"], marks=True)
+    [answer] = task.predict(["Ann Lee went to Rome and to York"], tokenizer, top=1)
+    result = task._step(batch_of(task, tokenizer, [TaggedTokens(SENTENCES[0].tokens, ("NN",) * 5)]), "val")
+    tags = [task.names[tag] for tag in result.outputs["tags"][0].tolist()]
+    assert [each["tag"] for each in answer["tags"]][:5] == tags and len(answer["tags"]) == 8
+
+
+def test_marks_are_never_read_as_unknown_words(tokenizer):
+    task = make(tokenizer, word_dropout=0.5, characters="none", marks=True)
+    task.trainer = FitsOn(tokenizer)
+    task.setup("fit")
+    rates, unk_id = task.unknown
+    assert rates[[tokenizer.cls_id, tokenizer.sep_id]].tolist() == [0, 0] and rates[20] > 0
+    assert unk_id == tokenizer.unk_id
+
+
+class FitsOn:
+    """As much of a trainer as `setup` asks: the words of the train split are all new."""
+
+    def __init__(self, tokenizer):
+        self.datamodule = self.prepared = self
+        self.tokenizer = tokenizer
+
+    def examples(self, split):
+        return self
+
+    def id_counts(self, vocab_size):
+        return np.zeros(vocab_size, np.int64)
