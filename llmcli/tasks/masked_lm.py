@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llmcli.data.masking import Masking, Unit
-from llmcli.errors import InputError
 from llmcli.heads import MaskedHead
 from llmcli.metrics.base import Metric
 from llmcli.metrics.text import Accuracy, Loss, Perplexity
-from llmcli.models.base import Backbone
+from llmcli.models.base import Backbone, check_both_ways
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
 from llmcli.tasks.filling import fill, gap
 from llmcli.tokenizers.base import Tokenizer
@@ -48,8 +47,7 @@ class MaskedLM(Task):
         marks: bool,
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
-        if causal or model.causal:
-            raise InputError("task=masked_lm predicts from both sides and needs task.causal=false")
+        check_both_ways(model, causal=causal, task="masked_lm")
         self.model = model
         self.head = MaskedHead(backbone=model)
         self.rate, self.random, self.kept, self.unit, self.marks = rate, random, kept, unit, marks

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from llmcli.data.permutation import Permutation
-from llmcli.errors import InputError
 from llmcli.heads import LanguageModelHead
 from llmcli.metrics.base import Metric
 from llmcli.metrics.text import Accuracy, Loss, Perplexity
-from llmcli.models.base import Backbone
+from llmcli.models.base import Backbone, check_both_ways
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
 from llmcli.tasks.filling import fill, gap
 from llmcli.tokenizers.base import Tokenizer
@@ -57,8 +56,7 @@ class PermutationLM(Task):
         marks: bool,
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
-        if causal or model.causal:
-            raise InputError("task=permutation_lm reads in both directions and needs task.causal=false")
+        check_both_ways(model, causal=causal, task="permutation_lm")
         self.model = model
         self.head = LanguageModelHead.for_backbone(model, label_smoothing=0.0)
         self.k, self.longest_span, self.marks = k, longest_span, marks

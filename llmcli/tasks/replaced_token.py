@@ -22,7 +22,7 @@ from llmcli.losses import cross_entropy
 from llmcli.metrics.base import Metric
 from llmcli.metrics.pretraining import DiscriminatorLoss, GeneratorAccuracy, GeneratorLoss, ReplacedF1
 from llmcli.metrics.text import Accuracy, Loss
-from llmcli.models.base import Backbone
+from llmcli.models.base import Backbone, check_both_ways
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
 from llmcli.tasks.filling import framed
 from llmcli.tasks.rows import padded
@@ -43,8 +43,8 @@ class ReplacedToken(Task):
     the others) beside, `generator_size` as wide as the model; it gets no gradient of the discriminator's, which counts
     `weight` times as much. A filled-in token that is the original one is not replaced.
 
-    The loss of a token is weight * discriminator's + generator's / rate: the sum over tokens is then the sum of the
-    two means, and batches of any size add up.
+    The summed loss is weight * discriminator's + generator's / rate, and its mean is over all tokens: where the share
+    `rate` of them is hidden, that is the weighted sum of the two means.
     """
 
     takes = ("Text",)
@@ -66,8 +66,7 @@ class ReplacedToken(Task):
         marks: bool,
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
-        if causal or model.causal:
-            raise InputError("task=replaced_token reads in both directions and needs task.causal=false")
+        check_both_ways(model, causal=causal, task="replaced_token")
         if not 0 < generator_size <= 1:
             raise InputError(f"task.generator_size ({generator_size}) must be above 0 and at most 1")
         if weight <= 0:
