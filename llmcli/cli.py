@@ -117,6 +117,13 @@ COMMANDS = {
         texts=("text", "question", "context", "context_file", "choice", "first", "second", "input"),
         of_the_run=(*_OF_THE_RUN, "data"),
     ),
+    "average": Command(
+        module="average",
+        meaning="average checkpoints",
+        examples=("llm average", "llm average ckpt=runs/... last=5"),
+        config="average",
+        of_the_run=(*_OF_THE_RUN, "data"),
+    ),
     "export": Command(
         module="export",
         meaning="write word vectors",

@@ -59,6 +59,11 @@ def _resume(cfg: DictConfig, launch: configs.Launch) -> int:
     path = runs.resolve(str(cfg.resume), "resume")
     content = checkpoint.read(path)
     folder = runs.folder_of(path)
+    if "optimizer_states" not in content:  # see llmcli.averaging
+        raise InputError(
+            f"{path} holds an average of weights, from which no training goes on",
+            f"init={path} begins a new run with them" + (f"; resume={folder} goes on with its own" if folder else ""),
+        )
     if folder is not None and launch.run_dir is not None:
         raise InputError(
             f"resume={cfg.resume} goes on in its own folder, not in {launch.run_dir}",
