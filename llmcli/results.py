@@ -21,7 +21,7 @@ def conclude(parts: Parts, history: History, *, folder: Path) -> dict[str, Any]:
     read = parts.settings.val_batches or 0
     if now.best and read < len(parts.data.eval_loader("val", alone=True)):
         # validations read a part of the split; the figure that is reported reads all of it, with the best weights
-        history.replace_best(_score_best(parts, folder))
+        history.replace_best({**now.best, **_score_best(parts, folder)})  # what only validations measure stays
     floor = floor_of(parts.task.floor, parts.prepared, "val")
     figures: dict[str, Any] = {
         **{f"val_{name}": value for name, value in now.best.items()},

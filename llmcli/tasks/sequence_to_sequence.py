@@ -24,6 +24,7 @@ from llmcli.models.base import Backbone, State
 from llmcli.models.encoder_decoder import EncoderDecoder, Memory
 from llmcli.models.prefix import PrefixReader
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.decoded_validation import DecodedValidation, validation_metrics
 from llmcli.tasks.own_tokens import Schedule, ScheduledSampling, drawn
 from llmcli.tasks.pairs import PairEncoder, PrefixEncoder
 from llmcli.tokenizers.base import Tokenizer
@@ -39,6 +40,9 @@ class SequenceToSequence(Task):
     scheduled_sampling, sampling_schedule: as of `ScheduledSampling`; what the model would write is found in a pass of
     its own, before right tokens alone (Mihaylova & Martins 2019). r_drop: the weight of what sets two passes with other
     dropout apart, see `losses.r_drop`; it takes twice the time.
+
+    decode_val: so many validation pairs are decoded at each validation, greedily, and scored; monitor: the figure that
+    decides which weights are best.
 
     Raises InputError for a tokenizer that lacks one of the two ids and for values outside their range.
     """
@@ -62,6 +66,8 @@ class SequenceToSequence(Task):
         scheduled_sampling: float = 0.0,  # runs of earlier versions have no such keys
         sampling_schedule: Schedule = "linear",
         r_drop: float = 0.0,
+        decode_val: int = 0,
+        monitor: str = "val_loss",
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
         if not (causal and getattr(model, "causal", True)):
@@ -83,6 +89,16 @@ class SequenceToSequence(Task):
         self.bos_id, self.eos_id = bos_id, eos_id
         self.sampling = ScheduledSampling(share=scheduled_sampling, schedule=sampling_schedule)
         self.r_drop = r_drop
+        if decode_val < 0:
+            raise InputError(f"task.decode_val ({decode_val}) must be at least 0")
+        self.decode_val, self.monitor = decode_val, monitor
+        known = [f"val_{metric.name}" for metric in self.metrics()]
+        if monitor not in known:
+            raise InputError(
+                f"task.monitor ({monitor}) must be one of {', '.join(known)}",
+                "" if decode_val else "task.decode_val=100 decodes as many pairs at each validation, and adds val_bleu",
+            )
+        self._written: DecodedValidation | None = None
         longest = model.max_seq_len
         self.max_seq_len = longest // 2 if self.prefixed and longest is not None else longest
 
@@ -145,7 +161,27 @@ class SequenceToSequence(Task):
         return mixed
 
     def metrics(self) -> Sequence[Metric]:
-        return Loss(), Perplexity(), Accuracy()
+        return Loss(), Perplexity(), Accuracy(), *(validation_metrics() if self.decode_val else ())
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.decode_val:
+            limit = None if self.max_seq_len is None else self.max_seq_len - 1
+            self._written = DecodedValidation.of(
+                self.trainer.datamodule.prepared,  # type: ignore[attr-defined]
+                self.decode_val,
+                limit=limit,
+                rank=self.trainer.global_rank,
+                world=self.trainer.world_size,
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """Here, and not at the end, the weights are those that are validated, also where they are an average."""
+        super().on_validation_epoch_start()
+        if self._written is not None:
+            sums = self._written.sums(self)
+            for metric in self._val:
+                metric.update(sums)
 
     # -- generation --------------------------------------------------------------------------------------------
 
