@@ -127,11 +127,16 @@ def build(
         schedule=configs.build(cfg.schedule, trusted=trusted),
     )
     limit, seq_len = getattr(getattr(task, "model", None), "max_seq_len", None), cfg.batch.get("seq_len")
+    remarks = {}
     if limit is not None and seq_len is not None and seq_len > limit:
-        raise InputError(
-            f"batch.seq_len ({seq_len}) is above model.max_seq_len ({limit})", f"batch.seq_len={limit} fits"
-        )
-    remarks = {} if resumed else _begin(task, cfg, tokenizer, origin)
+        if origin is None or configs.launch().sets("batch.seq_len"):
+            raise InputError(
+                f"batch.seq_len ({seq_len}) is above model.max_seq_len ({limit})", f"batch.seq_len={limit} fits"
+            )
+        cfg.batch.seq_len = limit
+        remarks["context"] = f"batch.seq_len={limit}, not {seq_len}: the model of init={origin.given} reads no more"
+    if resumed is None:
+        remarks |= _begin(task, cfg, tokenizer, origin)
     finetuning.apply(task, ranks=ranks)
     remarks["finetune"] = finetuning.describe(task)
     augment = configs.build(cfg.augment, trusted=trusted) if cfg.get("augment") else {}
@@ -195,7 +200,7 @@ def _begin(task: Task, cfg: DictConfig, tokenizer: Tokenizer, origin: Origin | N
     """Give a new task the weights that others have learnt, and say so; the config remembers the origin."""
     remarks = {}
     if origin is not None:
-        taken = initialise.initialise(task, origin, names=cfg.facts.names)
+        taken = initialise.initialise(task, origin, config=configs.resolved(cfg.task))
         with open_dict(cfg):
             cfg.init = taken.record()
         remarks["init"] = str(taken) + initialise.otherwise_cleaned(cfg, origin)

@@ -68,6 +68,10 @@ class Launch:
     run_dir: str | None = None
     config_dirs: list[str] = field(default_factory=list)
 
+    def sets(self, key: str) -> bool:
+        """Whether the user typed a value for this key."""
+        return any(each.lstrip("+~").partition("=")[0] == key for each in self.overrides)
+
 
 _launch = Launch(command="")
 

@@ -163,6 +163,7 @@ def test_word_vectors_become_the_input_embedding(llm, made, reviews):
         ("gpt2", ["tokenizer=word"], "tokenizer=word is not the one of init="),
         ("gpt2", ["tokenizer=byte", "model=textcnn"], "none of its weights fits TextCNN"),
         ("gpt2", ["batch.seq_len=32"], "batch.seq_len (32) is above model.max_seq_len (16)"),
+        ("gpt2", ["task=masked_lm", "prepare.as_text=true", "batch=windows", "batch.seq_len=16"], "model.causal=false"),
         ("gpt2", ["model.qk_norm=true"], 'there is no config key "model.qk_norm"'),
         ("classes", ["task=language_modeling"], "its model reads both ways, and task=language_modeling predicts"),
         ("ngram", [], "(ngram, counting) was counted, not trained"),
@@ -195,3 +196,31 @@ def test_an_origin_that_names_what_is_not_trusted_is_refused(llm, made, reviews,
         config[section] = before
         refused = llm("train", *reviews, "init=odd.ckpt")
         assert refused.code == 2 and f"names os.system, which is not trusted as its {section}" in refused.err
+
+
+def test_a_context_that_the_model_cannot_read_is_made_shorter_and_said(llm, made, reviews):
+    """What the user did not ask for: batch=examples has 256 ids, the run's model reads 16."""
+    usual = [each for each in reviews if not each.startswith("batch.seq_len")]
+    done = llm("train", *usual, f"init={made('gpt2')}", *STILL, "hydra.run.dir=run")
+    assert done.code == 0, done.err
+    assert "batch.seq_len=16, not 256: the model of init=" in " ".join(done.err.split())
+    config = load("run").config
+    assert config["batch"]["seq_len"] == config["task"]["seq_len"] == 16
+
+
+def test_a_head_of_other_meaning_is_not_taken(llm, reviews, tmp_path):
+    """Two classes that exclude each other, or may both hold; numbers in another unit."""
+    dan = ["model=dan", "model.d_model=8", "model.n=1", "model.rows=0", "tokenizer=byte"]
+    assert llm("train", *reviews, *dan, *STILL, "hydra.run.dir=classes").code == 0
+    assert llm("train", *reviews, *STILL, "init=classes", "task.several=true", "hydra.run.dir=several").code == 0
+    assert load("several").config["init"]["new"] == ["head.linear.weight", "head.linear.bias"]
+    values = ["task=regression", "data.reader.label=null", "data.reader.value=value", *dan, *STILL]
+    for name, scale in (("metres", 1), ("feet", 3)):
+        rows = [f"number {i},{scale * i}" for i in range(20)]
+        (tmp_path / f"{name}.csv").write_text("text,value\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    run = ["train", *reviews, *values]
+    assert llm(*run, f"data.path={tmp_path / 'metres.csv'}", "hydra.run.dir=metres").code == 0
+    for name, new in (("metres", []), ("feet", ["head.linear.weight", "head.linear.bias"])):
+        done = llm(*run, f"data.path={tmp_path / name}.csv", "init=metres", f"hydra.run.dir=from_{name}")
+        assert done.code == 0, done.err
+        assert load(f"from_{name}").config["init"]["new"] == new
