@@ -141,9 +141,6 @@ class TagAccuracy(Accuracy):
 
     sums = ("correct", "words")
 
-    def figure(self, totals: Mapping[str, float]) -> float:
-        return totals["correct"] / max(1.0, totals["words"])
-
 
 def tag_counts(predicted: Tensor, true: Tensor, tags: int) -> dict[str, Tensor]:
     """What sentences add to the counts of each tag (B, C): predicted, true (B, W), below 0 where nothing is."""

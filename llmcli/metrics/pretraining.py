@@ -4,40 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llmcli.metrics.base import Metric
+from llmcli.metrics.base import Mean, Metric
 
 
-class GeneratorLoss(Metric):
+class GeneratorLoss(Mean):
     """Nats per hidden token."""
 
     name = "generator_loss"
     higher_is_better = False
     sums = ("generator_loss", "hidden")
 
-    def figure(self, totals: Mapping[str, float]) -> float:
-        return totals["generator_loss"] / max(1.0, totals["hidden"])
 
-
-class GeneratorAccuracy(Metric):
+class GeneratorAccuracy(Mean):
     """Share of the hidden tokens that were the generator's first choice."""
 
     name = "generator_accuracy"
     higher_is_better = True
     sums = ("generator_correct", "hidden")
 
-    def figure(self, totals: Mapping[str, float]) -> float:
-        return totals["generator_correct"] / max(1.0, totals["hidden"])
 
-
-class DiscriminatorLoss(Metric):
+class DiscriminatorLoss(Mean):
     """Nats per token: whether it was replaced."""
 
     name = "discriminator_loss"
     higher_is_better = False
     sums = ("discriminator_loss", "n")
-
-    def figure(self, totals: Mapping[str, float]) -> float:
-        return totals["discriminator_loss"] / max(1.0, totals["n"])
 
 
 class ReplacedF1(Metric):

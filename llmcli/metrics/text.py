@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from llmcli.metrics.base import Metric
+from llmcli.metrics.base import Mean, Metric
 
 _LARGEST = 700.0  # nats per token; exp of more is no float
 
 
-class Loss(Metric):
+class Loss(Mean):
     """Nats per target."""
 
     name = "loss"
     higher_is_better = False
     sums = ("loss", "n")
-
-    def figure(self, totals: Mapping[str, float]) -> float:
-        return totals["loss"] / max(1.0, totals["n"])
 
 
 class Perplexity(Loss):
@@ -30,15 +27,12 @@ class Perplexity(Loss):
         return math.exp(min(super().figure(totals), _LARGEST))
 
 
-class Accuracy(Metric):
+class Accuracy(Mean):
     """Share of the targets that were the model's first choice (the sum `correct`)."""
 
     name = "accuracy"
     higher_is_better = True
     sums = ("correct", "n")
-
-    def figure(self, totals: Mapping[str, float]) -> float:
-        return totals["correct"] / max(1.0, totals["n"])
 
 
 class BitsPerByte(Metric):

@@ -13,7 +13,7 @@ from llmcli.metrics.base import Metric
 from llmcli.tasks.base import figures
 
 METRICS = [
-    kind for _, kind in inspect.getmembers(text, inspect.isclass) if issubclass(kind, Metric) and kind is not Metric
+    kind for _, kind in inspect.getmembers(text, inspect.isclass) if issubclass(kind, Metric) and "name" in vars(kind)
 ]
 BATCHES = [
     {"loss": torch.tensor(3.0), "n": 2, "correct": torch.tensor(1), "bytes": 6.0, "characters": 5.0},
