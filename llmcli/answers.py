@@ -18,7 +18,7 @@ from llmcli.data.examples import Examples
 from llmcli.decoded import Decoded
 from llmcli.errors import InputError, LLMError
 from llmcli.metrics.base import Metric
-from llmcli.metrics.bootstrap import SHARE, Contributions, differences, figures_of, intervals
+from llmcli.metrics.bootstrap import SHARE, Contributions, by_cluster, differences, figures_of, intervals
 from llmcli.metrics.calibration import CalibrationError
 from llmcli.report.decoded_page import DecodedFigures, decoded_report
 from llmcli.report.predictions import Predictions, line, plain
@@ -69,7 +69,7 @@ class Answers:
     def intervals(self, resamples: int) -> dict[str, tuple[float, float]]:
         """Bounds of every figure that the examples make, by its name; empty for a task that does not say which do."""
         each = self._each()
-        return intervals(self._metrics(), each, resamples=resamples) if each else {}
+        return intervals(self._metrics(), self._clustered(each), resamples=resamples) if each else {}
 
     def without(self, numbers: Sequence[int]) -> dict[str, float]:
         """Every figure that the examples make, of the split without those of these numbers."""
@@ -83,6 +83,7 @@ class Answers:
             return {}
         if self.decoded is not None and not torch.equal(ours["n"], theirs["n"]):
             theirs.pop("n")  # other tokens: what is measured by the token differs in meaning
+        ours, theirs = self._clustered(ours), self._clustered(theirs)
         found = differences(self._metrics(), ours, theirs, resamples=resamples, baseline_metrics=baseline._metrics())
         return {name: asdict(each) for name, each in found.items()}
 
@@ -143,6 +144,15 @@ class Answers:
     def _each(self) -> dict[str, Tensor]:
         """(N, ...) by name, in the order of the split."""
         return {**self.contributions.each(), **({} if self.decoded is None else self.decoded.each)}
+
+    def _clustered(self, each: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of (N, ...) the sums of what is drawn together: all questions about one context, else single examples."""
+        if not hasattr(self.examples[0], "context"):
+            return each
+        first: dict[str, int] = {}  # the number of the first question about a context
+        contexts = (getattr(self.examples[number], "context", "") for number in range(len(self.examples)))
+        clusters = [first.setdefault(text, number) if text else number for number, text in enumerate(contexts)]
+        return by_cluster(each, torch.tensor(clusters))
 
     def _bins(self) -> list[tuple[int, float, float]]:
         """(examples, mean confidence, share right) of each bin that has examples."""

@@ -13,7 +13,9 @@ import torch
 import llmcli
 from llmcli import assembly, config
 from llmcli.answers import Answers
+from llmcli.data.records import QuestionAnswer
 from llmcli.evaluation import evaluate as evaluate_task
+from llmcli.metrics.text import Accuracy
 from llmcli.tasks.classification import Classification
 
 sklearn = pytest.importorskip("sklearn.metrics")
@@ -309,3 +311,23 @@ def test_running_text_is_scored_as_ever(llm, trained):
     found = evaluate(llm, trained)
     assert not {"intervals", "classes", "predictions", "report"} & set(found)
     assert not (trained / "eval").exists()
+
+
+class OfQuestions:
+    """As much of a task as `Answers` needs for intervals."""
+
+    def metrics(self):
+        return [Accuracy()]
+
+
+@pytest.mark.parametrize(("contexts", "wide"), [(["one", "two"], True), (["", ""], False)])
+def test_questions_about_one_context_are_drawn_together(contexts, wide):
+    """All of one context are right, all of the other wrong: whole contexts leave everything open."""
+    examples = [QuestionAnswer(f"{number}?", contexts[number % 2]) for number in range(60)]
+    answers = Answers(OfQuestions(), examples, folder=None)
+    numbers = torch.arange(60)
+    answers.contributions.add(numbers, {"correct": numbers % 2 == 0, "n": torch.ones(60)})
+    low, high = answers.intervals(500)["accuracy"]
+    assert (low, high) == (0.0, 1.0) if wide else 0.3 < low < high < 0.7
+    spread = answers.against(answers, 100)["accuracy"]
+    assert (spread["low"], spread["high"]) == (0.0, 0.0)

@@ -1,11 +1,16 @@
 """How sure the figures of a split are: the bootstrap over its examples (Efron 1979), of two systems too (Koehn 2004).
 
 Examples are drawn with replacement, as many as there are, and each figure is computed again from the sums of the drawn
-ones; that many times over, the middle 95% of the results are the interval. Shapes: N examples, R resamples.
+ones; that many times over, the middle 95% of the results are the interval. Examples that share a text are drawn
+together, as one cluster (Davison & Hinkley 1997, section 3.8): they are not independent. A resample in which a figure
+has nothing to be made of says nothing about that figure and is left out.
+
+Shapes: N examples, or clusters of them, R resamples.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +44,16 @@ class Contributions:
         return {name: torch.cat(parts)[order] for name, parts in self._parts.items()}
 
 
+def by_cluster(each: Mapping[str, Tensor], clusters: Tensor) -> dict[str, Tensor]:
+    """each (N, ...), clusters (N,), equal for examples that are drawn together -> the sums of every cluster."""
+    _, places = torch.unique(clusters, return_inverse=True)
+    count = int(places.max()) + 1
+    return {
+        name: torch.zeros(count, *value.shape[1:], dtype=torch.float64).index_add(0, places, value.double())
+        for name, value in each.items()
+    }
+
+
 @dataclass(frozen=True)
 class Difference:
     """A figure less that of the baseline: as measured, its interval, and how probable one as large is by chance.
@@ -58,12 +73,14 @@ def intervals(
 ) -> dict[str, tuple[float, float]]:
     """Lower and upper bound of every figure whose sums are all in `each` (N, ...), by its name."""
     drawn = resampled(each, resamples=resamples, seed=seed)
-    return {metric.name: _middle(_figures(metric, drawn)) for metric in _known(metrics, each)}
+    found = {metric.name: _there(_figures(metric, drawn)) for metric in _known(metrics, each)}
+    return {name: _middle(figures) for name, figures in found.items() if len(figures)}
 
 
 def figures_of(metrics: Sequence[Metric], each: Mapping[str, Tensor]) -> dict[str, float]:
     """Every figure whose sums are all in `each` (N, ...), of these examples."""
-    return {metric.name: float(_figures(metric, _whole(each))) for metric in _known(metrics, each)}
+    found = {metric.name: _there(_figures(metric, _whole(each))) for metric in _known(metrics, each)}
+    return {name: float(figures) for name, figures in found.items() if len(figures)}
 
 
 def differences(
@@ -84,11 +101,13 @@ def differences(
     ours, theirs = (resampled(side, resamples=resamples, seed=seed) for side in (both, baseline))
     found = {}
     for metric in (each for each in _known(metrics, both) if each.name in other):
-        spread = _figures(metric, ours) - _figures(other[metric.name], theirs)
+        spread = _there(_figures(metric, ours) - _figures(other[metric.name], theirs))
         measured = float(_figures(metric, _whole(both)) - _figures(other[metric.name], _whole(baseline)))
+        if math.isnan(measured) or not len(spread):
+            continue
         against = min(int((spread <= 0).sum()), int((spread >= 0).sum()))
         low, high = _middle(spread)
-        found[metric.name] = Difference(measured, low, high, p=min(1.0, 2 * (against + 1) / (resamples + 1)))
+        found[metric.name] = Difference(measured, low, high, p=min(1.0, 2 * (against + 1) / (len(spread) + 1)))
     return found
 
 
@@ -121,12 +140,17 @@ def _known(metrics: Sequence[Metric], each: Mapping[str, Tensor]) -> list[Metric
 
 
 def _figures(metric: Metric, sums: Mapping[str, Tensor]) -> Tensor:
-    """The figure of each resample, (R,)."""
+    """The figure of each resample, (R,); nan where there is nothing to make it of."""
     columns = {name: sums[name] if sums[name].ndim > 1 else sums[name].tolist() for name in metric.sums}
     rows = range(len(next(iter(columns.values()))))
     return torch.tensor(
         [metric.figure({name: column[row] for name, column in columns.items()}) for row in rows], dtype=torch.float64
     )
+
+
+def _there(figures: Tensor) -> Tensor:
+    """Without those that are nan."""
+    return figures[~figures.isnan()]
 
 
 def _middle(figures: Tensor) -> tuple[float, float]:

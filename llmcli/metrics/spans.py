@@ -6,13 +6,14 @@ et al. 2016, 2018). Of several right answers the best match counts; where there 
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from llmcli.metrics.base import Metric
+from llmcli.metrics.base import Mean, Metric
 from llmcli.text.scripts import share
 
 UNSPACED = ("Han", "Hiragana", "Katakana")
@@ -78,18 +79,17 @@ def _harmonic(common: int, found: int, wanted: int) -> float:
     return 2 * common / (found + wanted)
 
 
-class SpanMetric(Metric):
-    """The mean of a sum over the examples that another one counts; no figure where there are none of those."""
+class SpanMetric(Mean):
+    """The mean of a sum over the examples that another one counts; no figure (nan) where there are none of those."""
 
     higher_is_better = True
 
     def compute(self) -> float | None:
-        count = self.sums[1]
-        return super().compute() if count in self._totals and float(self._totals[count]) > 0 else None
+        found = super().compute()
+        return None if found is None or math.isnan(found) else found
 
     def figure(self, totals: Mapping[str, Any]) -> float:
-        total, count = (float(totals[name]) for name in self.sums)
-        return total / max(1.0, count)
+        return super().figure(totals) if totals[self.sums[1]] > 0 else math.nan
 
 
 class ExactMatch(SpanMetric):

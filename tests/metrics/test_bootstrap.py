@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from llmcli.metrics.bootstrap import SEED, Contributions, differences, intervals, resampled
+from llmcli.metrics.bootstrap import SEED, Contributions, by_cluster, differences, figures_of, intervals, resampled
 from llmcli.metrics.classification import MacroF1, Matthews, class_counts
 from llmcli.metrics.regression import SquaredError
+from llmcli.metrics.spans import AnswerableF1, Unanswered
 from llmcli.metrics.text import Accuracy, BitsPerByte, Loss
 
 N = 400
@@ -119,3 +120,31 @@ def test_each_side_is_measured_in_its_own_units():
         [SquaredError(scale=1.0)], ours, theirs, resamples=50, baseline_metrics=[SquaredError(scale=2.0)]
     )
     assert found["mse"].measured == pytest.approx(0.0) and found["mse"].low == pytest.approx(0.0)
+
+
+def test_examples_that_share_a_text_are_drawn_together():
+    """Ten copies of each of 40 answers say no more than the 40: the interval is that of 40, and of 400 too narrow."""
+    alone = contributions(n=40)
+    copies = {name: value.repeat_interleave(10, 0) for name, value in alone.items()}
+    clusters = torch.randperm(40, generator=torch.Generator().manual_seed(1)).repeat_interleave(10)
+    together = by_cluster(copies, clusters)
+    assert together["n"].tolist() == [10.0] * 40 and together["hits"].shape == (40, 3)
+    assert figures_of(METRICS, together) == pytest.approx(figures_of(METRICS, copies))
+    widths = [high - low for low, high in (
+        intervals([Accuracy()], each, resamples=2000)["accuracy"] for each in (alone, together, copies)
+    )]  # fmt: skip
+    assert widths[1] == pytest.approx(widths[0], rel=0.2) and widths[2] < widths[0] / 2
+
+
+def test_a_resample_in_which_a_figure_has_nothing_to_be_made_of_is_left_out():
+    """Of 12 questions one has an answer, which is right: it is missing in a third of the resamples."""
+    answerable = (torch.arange(12) == 0).float()
+    each = {"answerable": answerable, "answerable_overlap": answerable, "unanswerable": torch.zeros(12)}
+    each["unanswered"] = torch.zeros(12)
+    assert intervals([AnswerableF1(), Unanswered()], each, resamples=200) == {"answerable_f1": (1.0, 1.0)}
+    assert figures_of([AnswerableF1(), Unanswered()], each) == {"answerable_f1": 1.0}
+    worse = {**each, "answerable_overlap": answerable / 4}
+    found = differences([AnswerableF1(), Unanswered()], each, worse, resamples=200)
+    [one] = found.values()
+    assert found.keys() == {"answerable_f1"} and (one.low, one.high) == (0.75, 0.75)
+    assert one.p > 2 / 201  # of the resamples that have a question with an answer
