@@ -23,7 +23,7 @@ from llmcli.metrics.groups import by_group
 from llmcli.metrics.text import Accuracy, Loss
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
-from llmcli.tasks.choices import by_question, decided, outcomes_of, right_choices
+from llmcli.tasks.choices import by_question, decided, outcomes_of
 from llmcli.tokenizers.base import Tokenizer
 
 CHUNK = 512  # tokens whose logits are held at once
@@ -62,11 +62,8 @@ class ChoiceLikelihood(Task):
         return by_question(batch, scores)
 
     def _step(self, batch: Batch, stage: Stage) -> StepResult:
-        logits, labels = self.logits(batch), right_choices(batch)
-        if stage == "train":
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-            return StepResult(loss=loss, n=batch["n_tokens"], tokens=batch["n_ids"])
-        return decided(batch, logits, labels)
+        assert stage == "val", "there is nothing to learn"
+        return decided(batch, self.logits(batch))
 
     def metrics(self) -> Sequence[Metric]:
         return Loss(), Accuracy()

@@ -30,8 +30,9 @@ def right_choices(batch: Batch) -> Tensor:
     return right
 
 
-def decided(batch: Batch, logits: Tensor, labels: Tensor) -> StepResult:
-    """What a validation batch comes to: logits (B, C), labels (B,)."""
+def decided(batch: Batch, logits: Tensor) -> StepResult:
+    """What a validation batch comes to: logits (B, C)."""
+    labels = right_choices(batch)
     predicted = logits.argmax(1)
     groups = [group for group, choice in zip(batch["group"], batch["choice"].tolist(), strict=True) if choice == 0]
     return StepResult.of_examples(

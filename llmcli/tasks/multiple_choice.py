@@ -27,9 +27,8 @@ from llmcli.metrics.text import Accuracy, Loss
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
 from llmcli.tasks.choices import by_question, decided, outcomes_of, right_choices
+from llmcli.tasks.rows import by_length, shorter
 from llmcli.tokenizers.base import Tokenizer
-
-AT_ONCE = 64  # questions that are predicted together
 
 Array = NDArray[np.int64]
 
@@ -62,8 +61,8 @@ class MultipleChoice(Task):
         super().__init__(optimizer=optimizer, schedule=schedule)
         self.model = model
         self.head = SequenceHead(d_model=model.d_model, outputs=1, pooling=pooling, dropout=dropout)
-        self.seq_len = seq_len
         self.max_seq_len = model.max_seq_len
+        self.longest = shorter(seq_len, model.max_seq_len)
 
     @property
     def width(self) -> int:
@@ -84,11 +83,11 @@ class MultipleChoice(Task):
         return by_question(batch, self.head(self.model(batch["ids"], mask=mask), mask).squeeze(1).float())
 
     def _step(self, batch: Batch, stage: Stage) -> StepResult:
-        logits, labels = self.logits(batch), right_choices(batch)
+        logits = self.logits(batch)
         if stage == "train":
-            loss = F.cross_entropy(logits, labels, reduction="sum")
+            loss = F.cross_entropy(logits, right_choices(batch), reduction="sum")
             return StepResult(loss=loss, n=batch["n_tokens"], tokens=batch["n_ids"])
-        return decided(batch, logits, labels)
+        return decided(batch, logits)
 
     def metrics(self) -> Sequence[Metric]:
         return Loss(), Accuracy()
@@ -105,15 +104,12 @@ class MultipleChoice(Task):
     def predict(self, texts: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, *, top: int) -> list[dict[str, Any]]:
         """For each question the choice, and the probabilities of the `top` most probable ones."""
         encode = self.encoder(tokenizer)
-        limit = self.seq_len if self.max_seq_len is None else min(self.seq_len, self.max_seq_len)
         records = [
             Question(each.get("context", ""), each.get("question", ""), tuple(each["choices"]), 0) for each in texts
         ]
-        rows = [encode.rows(record, encode.ids(record), limit) for record in records]
+        rows = [encode.rows(record, encode.ids(record), self.longest) for record in records]
         found: list[dict[str, Any]] = [{}] * len(rows)
-        order = sorted(range(len(rows)), key=lambda place: max(len(row["ids"]) for row in rows[place]))
-        for begin in range(0, len(order), AT_ONCE):
-            chosen = order[begin : begin + AT_ONCE]
+        for chosen in by_length([max(len(row["ids"]) for row in each) for each in rows]):
             batch = collate([row for place in chosen for row in rows[place]], encode.pad)
             batch["example"] = torch.tensor([of for of, place in enumerate(chosen) for _ in rows[place]])
             given = {name: value.to(self.device) for name, value in batch.items() if isinstance(value, Tensor)}

@@ -21,10 +21,10 @@ from llmcli.metrics.spans import SPAN_METRICS, by_character, match
 from llmcli.metrics.text import Loss
 from llmcli.models.base import Backbone, check_sizes
 from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.rows import by_length, shorter
 from llmcli.tasks.span_windows import SpanEncoder, Window
 from llmcli.tokenizers.base import Tokenizer
 
-AT_ONCE = 64  # rows of similar length that are predicted together
 CANDIDATES = 16  # spans of a window that are looked at for each answer that is asked for: most of them overlap
 
 
@@ -73,9 +73,10 @@ class SpanQA(Task):
         check_sizes(**{"task.max_answer": max_answer, "task.stride": 1 if stride is None else stride})
         self.model = model
         self.head = SpanHead(d_model=model.d_model, dropout=dropout)
-        self.seq_len, self.stride, self.max_answer = seq_len, stride, max_answer
+        self.stride, self.max_answer = stride, max_answer
         self.threshold = -torch.inf if no_answer_threshold is None else no_answer_threshold
         self.max_seq_len = model.max_seq_len
+        self.longest = shorter(seq_len, model.max_seq_len)
 
     @property
     def width(self) -> int:
@@ -156,18 +157,15 @@ class SpanQA(Task):
         records = [QuestionAnswer(each["question"], each["context"]) for each in texts]
         ids = tokenizer.encode_batch([text for record in records for text in record.texts()])
         encode = self.encoder(tokenizer)
-        limit = self.seq_len if self.max_seq_len is None else min(self.seq_len, self.max_seq_len)
         rows, example = [], []
         for number, record in enumerate(records):
             pair = [np.array(each, np.int64) for each in ids[2 * number : 2 * number + 2]]
-            windows = encode.rows(record, pair, limit)
+            windows = encode.rows(record, pair, self.longest)
             rows += windows
             example += [number] * len(windows)
         found: list[list[Candidate]] = [[] for _ in records]
         none = [1.0] * len(records)  # the probability of no answer, in the window where it is least
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["ids"]))
-        for begin in range(0, len(order), AT_ONCE):
-            chosen = order[begin : begin + AT_ONCE]
+        for chosen in by_length([len(row["ids"]) for row in rows]):
             batch = collate([rows[row] for row in chosen], encode.pad)
             given = ("ids", "inside", "mask") if "mask" in batch else ("ids", "inside")
             logits = self.logits({name: batch[name].to(self.device) for name in given})

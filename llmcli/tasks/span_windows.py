@@ -48,7 +48,9 @@ def _trimmed(text: str, begin: int, stop: int) -> tuple[int, int]:
 
 
 class SpanEncoder:
-    """Rows of ids (T,), `inside` (T,) that says which are the text's, `places` (2,) of the answer and the `Window`.
+    """Rows of ids (T,), `inside` (T,), `places` (2,) of the answer and the `Window`.
+
+    inside: where an answer may begin and end, at the ids of the text that are more than white space.
 
     stride: how far each window moves on, in ids, at most as far as it reaches; None: one window, of the beginning. A
     question has half of a row, and more where the text leaves it. Of several answers the first is learned; its places
@@ -69,23 +71,25 @@ class SpanEncoder:
         assert isinstance(record, QuestionAnswer)
         question, text = ids
         offsets = self.tokenizer.offsets(record.context, text)
+        said = np.array([bool(record.context[start:end].strip()) for start, end in offsets.tolist()], np.int64)
         asked, room, count = (int(each) for each in self._windows(len(question), len(text), limit))
         step = room if self.stride is None else min(self.stride, room)
-        return [self._row(record, question[:asked], text, offsets, at * step, room) for at in range(count)]
+        return [
+            self._row(record, question[:asked], text, offsets, said, slice(at * step, at * step + room))
+            for at in range(count)
+        ]
 
     def _row(
-        self, record: QuestionAnswer, question: Array, text: Array, offsets: Array, start: int, room: int
+        self, record: QuestionAnswer, question: Array, text: Array, offsets: Array, said: Array, part: slice
     ) -> dict[str, Any]:
-        shown = text[start : start + room]
         first = len(question) + 2
-        window = Window(record, offsets[start : start + room], first)
-        inside = np.zeros(first + len(shown) + 1, np.int64)
-        inside[first:-1] = 1
+        window = Window(record, offsets[part], first)
+        inside = np.concatenate((np.zeros(first, np.int64), said[part], [0]))
         places = (0, 0)
         if record.answers:
             places = window.places(record.starts[0], record.starts[0] + len(record.answers[0]))
         return {
-            "ids": np.concatenate((self.cls, question, self.sep, shown, self.sep)).astype(np.int64),
+            "ids": np.concatenate((self.cls, question, self.sep, text[part], self.sep)).astype(np.int64),
             "inside": inside,
             "places": np.array(places),
             "window": window,

@@ -74,7 +74,8 @@ def test_windows_cover_the_text_and_answers_map_back_exactly(name, data, limit, 
     for row in rows:
         inside = np.flatnonzero(row["inside"])
         window = row["window"]
-        assert len(inside) == len(window.offsets) and row["ids"][0] == tokenizer.cls_id
+        said = [context[start:end].strip() != "" for start, end in window.offsets.tolist()]
+        assert inside.tolist() == (window.first + np.flatnonzero(said)).tolist() and row["ids"][0] == tokenizer.cls_id
         seen.update(place for start, end in window.offsets.tolist() for place in range(start, end))
         start, end = row["places"].tolist()
         if start:
@@ -259,3 +260,22 @@ def test_a_tokenizer_without_marks_is_refused():
     tokenizer.cls_id = None
     with pytest.raises(InputError, match="needs a tokenizer with <cls> and <sep>"):
         make().encoder(tokenizer)
+
+
+@pytest.mark.parametrize("name", ["byte", "char"])
+@pytest.mark.parametrize("threshold", [0.0, None])
+def test_white_space_is_no_answer(name, threshold):
+    """However much it is worth: in the end what is said is said of letters."""
+    tokenizer = TOKENIZERS[name]
+    task = make(no_answer_threshold=threshold)
+    encode = task.encoder(tokenizer)
+    record = QuestionAnswer("the?", "the \n  cat ")
+    [row] = encode.rows(record, encoded(tokenizer, record), 24)
+    spoken = [record.context[start:end].strip() != "" for start, end in row["window"].offsets.tolist()]
+    assert row["inside"].tolist() == [0] * row["window"].first + [int(each) for each in spoken] + [0]
+    for context in (record.context, "   ", "\n"):
+        [found] = task.predict([{"question": "the?", "context": context}], tokenizer, top=9)
+        said = [each for each in found["answers"] if each["answer"] is not None]
+        assert all(each["start"] < each["end"] and each["answer"].strip() == each["answer"] for each in said)
+        assert bool(said) == bool(context.strip())
+        assert found["answer"] is None or found["answer"].strip()
