@@ -1,30 +1,31 @@
 """The floor beside every model: what a method without a network gives on the same data.
 
 Beside language models stand counted n-grams. Beside classifiers stands a linear support vector machine over TF-IDF
-weights (Joachims 1998), untuned, as scikit-learn has both: of words and pairs of words, or of one to three characters
-where most letters belong to a script without spaces. Beside answers in texts stand the words most like the question
+weights (Joachims 1998; `model=tfidf`), untuned: of words and pairs of words, or of one to three characters where most
+letters belong to a script without spaces. Beside answers in texts stand the words most like the question
 (`llmcli.span_floor`), beside tags the most frequent one of each word (`llmcli.tag_floor`). Floors are kept with the
 prepared data.
 """
 
 from __future__ import annotations
 
-import re
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from importlib import import_module
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from llmcli import files, ui
 from llmcli.data.prepare import Prepared
 from llmcli.data.records import QuestionAnswer, Record, TaggedTokens
 from llmcli.errors import InputError, require
+from llmcli.metrics.classification import MacroF1, label_counts
 from llmcli.models import ngram
+from llmcli.models.tfidf import Tfidf
 from llmcli.span_floor import SpanFloor
 from llmcli.tag_floor import TagFloor
-from llmcli.text.segment.base import UNSPACED
 
 Kind = Literal["ngrams", "linear", "words", "tags"]
 ORDER = 5
@@ -38,10 +39,6 @@ MOST_TOKENS = 5_000_000  # of each split: seconds of work and a few hundred MB
 MOST_CHARACTERS = 5_000_000  # of the texts that the linear floor learns from, chosen evenly
 MOST_SCORED = 100_000  # examples of the split that it is scored on, chosen evenly
 LONGEST = 2_000  # characters that are read of each text
-_AT_ONCE = 2_000  # examples that are scored together
-_LIBRARIES = (
-    "sklearn.feature_extraction.text", "sklearn.svm", "sklearn.multiclass", "sklearn.metrics", "scipy.sparse"
-)  # fmt: skip
 
 
 def floor_of(kind: Kind | None, prepared: Prepared, split: str, *, without: Sequence[int] = ()) -> dict[str, float]:
@@ -102,39 +99,24 @@ def _tags(prepared: Prepared, split: str, without: Sequence[int]) -> Mapping[str
 
 
 def _linear(prepared: Prepared, split: str, without: Sequence[int]) -> dict[str, float]:
-    """Accuracy and macro F1; of several labels at once a machine for each, and accuracy of all of them together."""
-    vectors, svm, multiclass, metrics, sparse = map(import_module, _LIBRARIES)
+    """Accuracy and macro F1 of `model=tfidf` as it ships; of several labels, accuracy of all of them together."""
     examples, scored = prepared.examples("train"), prepared.examples(split)
     share = min(1.0, MOST_CHARACTERS / max(1, prepared.count("characters", "train")))
     train = [examples[number] for number in _evenly(len(examples), max(2, int(share * len(examples))))]
     left_out = set(without)
     tested = [scored[number] for number in _evenly(len(scored), MOST_SCORED) if number not in left_out]
     several = any(len(record.names()) != 1 for record in [*train, *tested])
-    labels, true = (_labels(records, prepared.names, several) for records in (train, tested))
-    texts = [text for record in train for text in _texts(record)]
-    if not any(map(str.strip, texts)) or len(np.unique(labels, axis=0)) < 2:
+    held, true = (_held(records, prepared.names) for records in (train, tested))  # (N, C)
+    if not any(text.strip() for record in train for text in record.inputs()) or len(np.unique(held, axis=0)) < 2:
         return {}  # nothing to tell apart, or nothing to tell it by
-    if _unspaced(texts[:_AT_ONCE]):
-        weigh = vectors.TfidfVectorizer(analyzer="char", ngram_range=(1, 3))
-    else:
-        weigh = vectors.TfidfVectorizer(token_pattern=r"\w+|[^\w\s]", ngram_range=(1, 2))
-    weigh.fit(texts)
-
-    def features(records: Sequence[Record]) -> Any:
-        """(N, terms); the terms of a pair's second text stand beside those of its first."""
-        columns = zip(*map(_texts, records), strict=True)
-        return sparse.hstack([weigh.transform(column) for column in columns], format="csr")
-
-    machine = svm.LinearSVC(random_state=0)
-    machine = multiclass.OneVsRestClassifier(machine) if several else machine
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a label that all examples have, of machines that could go on
-        machine.fit(features(train), labels)
-    starts = range(0, len(tested), _AT_ONCE)
-    predicted = np.concatenate([machine.predict(features(tested[start : start + _AT_ONCE])) for start in starts])
-    right = (predicted == true).all(axis=1) if several else predicted == true
-    f1 = metrics.f1_score(true, predicted, labels=range(len(prepared.names)), average="macro", zero_division=0)
-    return {"accuracy": float(right.mean()), "f1": float(f1)}
+    machine = Tfidf(units="auto", longest=None, weights="tfidf", min_texts=1, cost=1.0, max_characters=LONGEST)
+    machine.fit([record.inputs() for record in train], held, several=several, scaled=False)
+    logits = machine([record.inputs() for record in tested])
+    predicted = logits > 0 if several else F.one_hot(logits.argmax(1), len(prepared.names)) > 0
+    f1 = MacroF1(classes=len(prepared.names))
+    f1.update({name: value.sum(0) for name, value in label_counts(predicted, torch.from_numpy(true)).items()})
+    right = (predicted.numpy() == true).all(axis=1)
+    return {"accuracy": float(right.mean()), "f1": cast(float, f1.compute())}
 
 
 def _evenly(number: int, most: int) -> list[int]:
@@ -142,22 +124,10 @@ def _evenly(number: int, most: int) -> list[int]:
     return [int(each) for each in np.linspace(0, number - 1, min(most, number))]
 
 
-def _texts(record: Record) -> list[str]:
-    return [text[:LONGEST] for text in record.inputs()]
-
-
-def _labels(records: Sequence[Record], names: Sequence[str], several: bool) -> Any:
-    """The number of each record's label (N,), or which of all it has (N, C)."""
+def _held(records: Sequence[Record], names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which of the labels each record has, (N, C)."""
     numbers = {name: number for number, name in enumerate(names)}
-    if not several:
-        return np.array([numbers[record.names()[0]] for record in records])
-    held = np.zeros((len(records), len(names)), np.int64)
+    held = np.zeros((len(records), len(names)), bool)
     for row, record in zip(held, records, strict=True):
-        row[[numbers[name] for name in record.names()]] = 1
+        row[[numbers[name] for name in record.names()]] = True
     return held
-
-
-def _unspaced(texts: Sequence[str]) -> bool:
-    """Whether most letters belong to a script that puts no spaces between words."""
-    letters = [each for text in texts for each in text if each.isalpha()]
-    return 2 * len(re.findall(f"[{UNSPACED}]", "".join(letters))) > len(letters)

@@ -172,6 +172,7 @@ HANDED_OVER = {
 NEEDED = {  # what an option cannot do without
     "batch=cooccurrences": "model=glove",
     "task=word_vectors": "model=word2vec",
+    "task=linear_classification": "model=tfidf",
     "data=hf": "data.path=owner/name",
     "data=hf_text": "data.path=owner/name",
     "augment=synonyms": "augment.synonyms.path=synonyms.txt",

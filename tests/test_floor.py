@@ -108,8 +108,14 @@ def test_it_learns_from_so_many_characters_chosen_evenly(tmp_path, monkeypatch):
     monkeypatch.setattr(floor, "MOST_CHARACTERS", 40)
     assert floor._evenly(100, 10) == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]
     assert floor.floor_of("linear", data, "val")["accuracy"] == 1.0
-    monkeypatch.setattr(floor, "LONGEST", 3)
-    assert floor._texts(LabeledText("01234")) == ["012"]
+
+
+def test_of_each_text_it_reads_so_many_characters(tmp_path, monkeypatch):
+    """What decides stands behind them."""
+    texts = [(f"{'so ' * 4}{word}", word) for word in ("early", "late")] * 20
+    records = [LabeledText(text, (label,)) for text, label in texts]
+    monkeypatch.setattr(floor, "LONGEST", 11)
+    assert floor.floor_of("linear", prepared(tmp_path, train=records, val=records), "val")["accuracy"] == 0.5
 
 
 def test_there_is_no_floor_where_nothing_can_be_told(tmp_path):

@@ -137,16 +137,22 @@ class ExampleData(PreparedData):
         return f"longer than batch.seq_len ({self.seq_len:,}): {', '.join(found)}" if found else ""
 
     def train_dataloader(self) -> PlanLoader:
-        batches = self._training(*self._rank_and_world())
-        plan = ExamplePlan(
+        return PlanLoader(self._plan(self._training(*self._rank_and_world())), num_workers=self.num_workers)
+
+    def first_epoch(self) -> PlanLoader:
+        """Every training batch of an epoch on this process alone, for what is fitted to all of it at once."""
+        return PlanLoader(self._plan(self._training(rank=0, world=1, group=1)), num_workers=self.num_workers)
+
+    def _plan(self, batches: TrainingBatches) -> ExamplePlan:
+        return ExamplePlan(
             self._train,
             batches,
             encode=self.encode,
             seq_len=self.seq_len,
             augment=self.augment,
             max_tokens=self.max_tokens,
+            rows=self._sizes(self._train).rows,
         )
-        return PlanLoader(plan, num_workers=self.num_workers)
 
     def eval_loader(
         self, split: str, stride: int | None = None, size: int | None = None, *, alone: bool = False

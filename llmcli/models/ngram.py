@@ -25,11 +25,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmcli.errors import InputError
 from llmcli.layers.window import WindowState
-from llmcli.models.base import Kind, State, check_sizes
+from llmcli.models.base import GrownBuffers, Kind, State, check_sizes
 
 Ids = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float64]
@@ -39,7 +39,7 @@ Discounts = Literal["modified", "single"]
 FALLBACK = (0.5, 1.0, 1.5)
 
 
-class NGram(nn.Module):
+class NGram(GrownBuffers):
     """Counts ids and predicts the next from the last `order` - 1.
 
     `discounts`: "modified" has one for counts of 1, of 2 and of more (Chen & Goodman), "single" one for all
@@ -192,12 +192,6 @@ class NGram(nn.Module):
     def _check_fitted(self) -> None:
         if not len(self.get_buffer("keys_1")):
             raise InputError("this n-gram model has counted nothing yet", hint="fit it first")
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for name, buffer in self.named_buffers(recurse=False):
-            if (saved := state_dict.get(prefix + name)) is not None:
-                setattr(self, name, buffer.new_empty(saved.shape))
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def floor(train_ids: Ids, val_ids: Ids, vocab_size: int, *, order: int = 5) -> float:

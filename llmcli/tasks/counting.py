@@ -1,4 +1,4 @@
-"""Models that are counted, not trained: one pass over the training text, then validation, in the same run folder."""
+"""N-gram models, which are counted, not trained."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from llmcli.metrics.base import Metric
 from llmcli.metrics.text import BitsPerByte, BitsPerCharacter, Loss, Perplexity
 from llmcli.models.base import State
 from llmcli.models.ngram import NGram
-from llmcli.tasks.base import Batch, Stage, StepResult, Task
+from llmcli.tasks.base import Batch, Stage, StepResult
+from llmcli.tasks.single_pass import SinglePass
 
 
-class Counting(Task):
+class Counting(SinglePass):
     """Fits an n-gram model to the train split; evaluated and generated with like any other language model.
 
     Its conditional distributions see the batch alone, so a token at the beginning of a window has less context.
@@ -29,7 +30,6 @@ class Counting(Task):
     takes = ("Text",)
     kinds = ("counts",)
     floor = "ngrams"
-    single_pass = True
 
     def __init__(
         self,
@@ -46,19 +46,10 @@ class Counting(Task):
         self.vocab_size = model.vocab_size
         self.max_seq_len = None
 
-    def configure_optimizers(self) -> None:
-        return None
-
-    def on_train_start(self) -> None:
-        tokens = self.trainer.datamodule.prepared.split("train")  # type: ignore[attr-defined]
+    def fit(self, data: Any) -> int:
+        tokens = data.prepared.split("train")
         self.model.fit(tokens.read(0, len(tokens)))
-        self.tokens_seen = len(tokens)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> None:
-        return None
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        self.trainer.should_stop = True  # by way of a validation
+        return len(tokens)
 
     def _step(self, batch: Batch, stage: Stage) -> StepResult:
         loss = 0.0
@@ -81,6 +72,3 @@ class Counting(Task):
             last = torch.full((ids.size(0),), ids.size(1) - 1) if lengths is None else lengths - 1
             logits = logits[torch.arange(ids.size(0)), last].unsqueeze(1)
         return StepOutput(logits=logits, hidden=logits, attention=None, state=state)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        raise InputError("a run that counts has nothing to continue", "start a new one")
