@@ -432,3 +432,40 @@ def test_an_example_with_more_rows_than_a_batch_is_a_batch_of_its_own(tmp_path):
     data = module(tmp_path, records, encode=Halves(), seq_len=8, size=3)
     counts = [(len(batch["numbers"]), len(batch["ids"])) for batch in data.train_dataloader()]
     assert (1, 7) in counts and all(rows <= 3 or examples == 1 for examples, rows in counts)
+
+
+class Thrice(Halves):
+    """Every text three times, cut."""
+
+    def rows(self, record, ids, limit):
+        return [{"ids": ids[0][:limit], "n_tokens": 1}] * 3
+
+    def sizes(self, lengths, first, limit):
+        longest = lengths if limit is None else np.minimum(lengths, limit)
+        return Sizes(np.full_like(lengths, 3), longest, 3 * longest)
+
+
+def test_of_several_rows_too_what_augmentation_makes_longer_keeps_to_max_tokens(tmp_path):
+    shapes = {}
+    for steps in ({}, {"twice": Twice(rate=1.0)}):
+        data = module(tmp_path, SENTENCES, encode=Thrice(), augment=steps, size=9, seq_len=50, max_tokens=300)
+        shapes[len(steps)] = [batch["ids"].shape for batch in data.train_dataloader()]
+    assert [rows for rows, _ in shapes[0]] == [rows for rows, _ in shapes[1]] and max(shapes[0])[0] == 9
+    assert all(rows * longest <= 300 for each in shapes.values() for rows, longest in each)
+
+
+def test_a_token_without_ids_takes_the_place_of_one(tmp_path):
+    """It is read as unknown."""
+
+    class Words(Tags):
+        def __call__(self, record, ids):
+            return {"ids": np.concatenate([each if len(each) else [1] for each in ids]), "n_tokens": len(ids)}
+
+    records = [TaggedTokens(("a", "", "b") * 4, ("X",) * 12), TaggedTokens(("", "a"), ("X",) * 2)]
+    record, ids = shortened(records[0], [np.array([20]), np.array([], np.int64), np.array([21])] * 4, 5)
+    assert record is records[0] and [len(each) for each in ids] == [1, 0, 1, 1, 0]
+    data = module(tmp_path, records, val=records, encode=Words(), seq_len=5)
+    assert data.remark == "longer than batch.seq_len (5): 1 of 2 in train (cut), 1 of 2 in val (cut)"
+    assert data.tokens_per_batch == 7
+    [batch] = data.train_dataloader()
+    assert batch["ids"].shape == (2, 5) and batch["n_ids"] == 7
