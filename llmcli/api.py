@@ -1,4 +1,4 @@
-"""The Python API: `llmcli.load(run).generate(...)`, `.predict(...)` and `.evaluate(...)`."""
+"""The Python API: `llmcli.load(run).generate(...)`, `.chat(...)`, `.predict(...)` and `.evaluate(...)`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from omegaconf import OmegaConf
 
 from llmcli import checkpoint, runs
 from llmcli.asked import of_mapping
+from llmcli.chat import Dialogue
+from llmcli.data.records import Turn
+from llmcli.data.turns import USER, check_roles
 from llmcli.decoding.base import SourceModel
 from llmcli.decoding.generate import Generation, generate
 from llmcli.decoding.penalties import Penalties
@@ -80,6 +83,31 @@ class Run:
                 num_samples=num_samples, stop=stop, seed=seed, unknown=unknown,
             )  # fmt: skip
 
+    def chat(
+        self,
+        messages: str | Sequence[Mapping[str, str]],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.8,
+        top_p: float | None = 0.95,
+        seed: int = 1,
+    ) -> str:
+        """The answer to a message, or to the last of several: {"role": "system", "user" or "assistant", "content"}.
+
+        Raises InputError for a run that was not taught to converse, and for roles out of order.
+        """
+        given = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        turns = [Turn(each["role"], each["content"]) for each in given]
+        check_roles([turn.role for turn in turns], last=USER)
+        penalties = Penalties(repetition=1.0, frequency=0.0, presence=0.0, no_repeat_ngram=0)
+        strategy = Sample(
+            temperature=temperature, top_k=None, top_p=top_p, min_p=None, typical_p=None, penalties=penalties
+        )
+        dialogue = Dialogue(
+            self.task, self.tokenizer, strategy=strategy, max_new_tokens=max_new_tokens, seed=seed,
+        )  # fmt: skip
+        return dialogue.after(turns[:-1]).ask(turns[-1].text).text
+
     def translate(
         self,
         text: str | Sequence[str],
@@ -131,12 +159,13 @@ class Run:
         data: dict[str, Any] | None = None,
         stride: int | None = None,
         bootstrap: int = 1000,
+        samples: int = 100,
         out: str | Path | None = None,
     ) -> dict[str, Any]:
         """Figures on a split of the run's own data, or of `data` (a data config as a dict): those of `llm eval`.
 
-        bootstrap: resamples for the intervals of figures on examples, 0: none. out: a folder for predictions.jsonl and
-        report.html; None writes neither.
+        bootstrap: resamples for the intervals of figures on examples, 0: none. samples: codes that a VAE draws for each
+        text. out: a folder for predictions.jsonl and report.html; None writes neither.
         """
         node = None if data is None else OmegaConf.create(data)
         return score(
@@ -148,6 +177,7 @@ class Run:
             accelerator="auto",
             progress=False,
             bootstrap=bootstrap,
+            samples=samples,
             out=None if out is None else Path(out),
         )
 

@@ -29,6 +29,7 @@ _OF_THE_RUN = (
     "duplicates",
     "tokenizer",
     "model",
+    "template",
     "task",
     "batch",
     "optimizer",
@@ -101,6 +102,18 @@ COMMANDS = {
         config="generate",
         texts=("prompt", "prompt_file", "prefix", "stop"),
         booleans=("json",),
+        of_the_run=(*_OF_THE_RUN, "data"),
+    ),
+    "chat": Command(
+        module="chat",
+        meaning="talk with a run",
+        examples=(
+            "llm chat ckpt=runs/chat",
+            'llm chat ckpt=runs/chat --system "Answer in one sentence."',
+            "llm chat ckpt=runs/chat decoding.temperature=0 --json < questions.txt",
+        ),
+        config="chat",
+        texts=("system",),
         of_the_run=(*_OF_THE_RUN, "data"),
     ),
     "predict": Command(

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -284,3 +285,21 @@ def stream(piece: str) -> None:
 
 def end_stream() -> None:
     out("")
+
+
+def ask(prompt: str) -> str:
+    """A line that the user types, with the keys of his shell to edit it where there is readline.
+
+    Raises EOFError at the end of input. What is not UTF-8 becomes U+FFFD.
+    """
+    with suppress(ImportError):  # Windows has none
+        import readline  # noqa: F401  input() uses it once it is there
+    if is_terminal("stdout"):
+        coloured = (
+            prompt if _out.no_color else f"\x01\x1b[1;36m\x02{prompt}\x01\x1b[0m\x02"
+        )  # no width, says \x01...\x02
+        line = input(coloured)
+    else:
+        err.print(Text(prompt, style="bold cyan"), end="")
+        line = input()
+    return line.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
