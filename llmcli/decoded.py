@@ -13,7 +13,6 @@ from torch import Tensor
 from llmcli import config as configs
 from llmcli.checkpoint import Loaded
 from llmcli.data.examples import Examples
-from llmcli.data.records import TextPair
 from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.decoding.generate import Generation, generate
 from llmcli.metrics.decoded import TextScorer
@@ -34,7 +33,7 @@ def scorer_of(examples: Examples) -> TextScorer:
 
     Raises InputError where a package is missing without which texts in this language have no score.
     """
-    return TextScorer([cast(TextPair, record).target.strip() for record in examples])
+    return TextScorer([record.texts()[-1].strip() for record in examples])
 
 
 @torch.inference_mode()
@@ -83,7 +82,7 @@ class Decoded:
 
     @classmethod
     def of(cls, texts: Sequence[str], examples: Examples, scorer: TextScorer) -> Decoded:
-        sources = [cast(TextPair, record).source for record in examples]
+        sources = [record.texts()[0] for record in examples]
         return cls(scorer=scorer, sources=sources, texts=texts, each=scorer.each(texts))
 
     def figures(self) -> dict[str, Any]:

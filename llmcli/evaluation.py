@@ -16,6 +16,7 @@ from llmcli.checkpoint import Loaded
 from llmcli.data.records import TextPair
 from llmcli.decoded import Decoded, decode, own_strategy, scorer_of
 from llmcli.decoding.base import Search, SourceModel, Strategy
+from llmcli.decoding.codes import CodeModel
 from llmcli.errors import InputError
 from llmcli.floor import floor_of
 from llmcli.metrics.decoded import TextScorer
@@ -69,6 +70,7 @@ def score(
     baseline: Loaded | None = None,
     strategy: Strategy | Search | None = None,
     max_new_tokens: int = 200,
+    samples: int = 1,
 ) -> dict[str, Any]:
     """Figures of a loaded run on `split`, of `data` where given (tokenized with the run's own tokenizer).
 
@@ -80,7 +82,8 @@ def score(
     for one of the run, None for neither; `baseline`: how far the figures are from those of this run on the same
     examples.
 
-    Of pairs of texts the sources are decoded, by `strategy`, None: as the run says, and the texts are scored.
+    Of pairs of texts the sources are decoded, by `strategy`, None: as the run says, and the texts are scored. samples:
+    codes that a VAE draws for each text; with more than one there is a closer bound of its probability.
 
     Raises InputError for an unknown split, where the run's own data has changed, for labels that the run was not
     trained on, for a folder that cannot be written, and for a baseline that scores other data.
@@ -89,8 +92,13 @@ def score(
         raise InputError(f"bootstrap ({bootstrap}) must be at least 0")
     if baseline is not None and not bootstrap:
         raise InputError("baseline= compares two runs by resampling; bootstrap=0 leaves nothing to compare")
+    if samples < 1:
+        raise InputError(f"samples ({samples}) must be at least 1")
     loaded = with_scorer(loaded, data)
     baseline = None if baseline is None else with_scorer(baseline, data)
+    for each in (loaded, baseline):
+        if each is not None and isinstance(each.task, CodeModel):
+            each.task.samples = samples
     device = torch.device(accelerator_of(accelerator, 1, key="accelerator")[0])
     how: dict[str, Any] = {"stride": stride, "size": batch_size, "device": device, "progress": progress}
     scored = find_data(loaded, data, split)
@@ -169,7 +177,10 @@ def _figures(
 
 
 def _turns_texts(loaded: Loaded, scored: Scored) -> bool:
-    """Whether the run makes texts of sources, and there are references to score them beside."""
+    """Whether the run makes texts of sources, and there are references to score them beside: of an autoencoder the
+    texts themselves."""
+    if isinstance(loaded.task, CodeModel):
+        return loaded.task.d_code > 0
     return isinstance(loaded.task, SourceModel) and scored.prepared.record == TextPair.__name__
 
 
@@ -217,7 +228,7 @@ def _check_comparable(ours: Loaded, one: Scored, theirs: Loaded, other: Scored) 
             "data=... and split=... name what both are to be scored on",
         )
     if _turns_texts(ours, one):
-        references = [[record.texts()[1] for record in each.prepared.examples(each.split)] for each in (one, other)]
+        references = [[record.texts()[-1] for record in each.prepared.examples(each.split)] for each in (one, other)]
         if references[0] != references[1]:
             raise InputError(
                 "the baseline cleans texts in another way: it would be scored beside other references",

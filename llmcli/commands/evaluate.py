@@ -20,6 +20,7 @@ _KINDS = {
     "batch_size": int | None,
     "bootstrap": int,
     "max_new_tokens": int,
+    "samples": int,
     "out": str,
     "baseline": str | None,
 }
@@ -57,6 +58,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             baseline=checkpoint.load(runs.resolve(cfg.baseline, "use")) if cfg.baseline is not None else None,
             strategy=strategy,
             max_new_tokens=cfg.max_new_tokens,
+            samples=cfg.samples,
         )
     words = _score_words(loaded.task, loaded.tokenizer, **lists) if any(lists.values()) else {}
     figures["seconds"] = round(time.monotonic() - began, 2)

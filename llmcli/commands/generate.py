@@ -6,6 +6,8 @@ import json
 import re
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,10 +16,13 @@ from omegaconf import DictConfig
 from llmcli import config as configs
 from llmcli import runs, ui
 from llmcli.errors import InputError
+from llmcli.schema import mismatch
 
 _LINE_BREAK = re.compile(r"\s*[\r\n]\s*")
 
 if TYPE_CHECKING:
+    from llmcli.checkpoint import Loaded
+    from llmcli.decoding.codes import FromCodes
     from llmcli.decoding.constrained import Constraint
     from llmcli.decoding.generate import Found, Generation
     from llmcli.tokenizers.base import Tokenizer
@@ -27,6 +32,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     import torch
 
     from llmcli import attention_maps, checkpoint
+    from llmcli.decoding.codes import CodeModel
     from llmcli.decoding.generate import generate
     from llmcli.strategies import strategy_of
     from llmcli.trainer import accelerator_of, quiet_lightning
@@ -49,11 +55,13 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     loaded.task.to(torch.device(kind))
 
     sources = hasattr(loaded.task, "bind")  # what comes out stands for itself and continues nothing
+    coded = isinstance(loaded.task, CodeModel)  # and may come from no text
     # one text for each line, or output and input would no longer match
-    prompts = texts.get("prompt") or _lines(texts, sources=sources)
+    prompts = texts.get("prompt") or _lines(texts, sources=sources and not coded)
     strategy = strategy_of(loaded, cfg.get("decoding"))
     constraint = _constraint(cfg.constraint, loaded.tokenizer)
     num_samples, as_json = int(cfg.num_samples), bool(cfg.json)
+    written = _from_codes(loaded, cfg, prompts)
     streaming = bool(cfg.stream) and not as_json and not sources and len(prompts) * num_samples == 1
     begun = False
 
@@ -67,12 +75,12 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     began = time.monotonic()
     with torch.inference_mode():
         results = generate(
-            loaded.task,
+            written or loaded.task,
             loaded.tokenizer,
-            prompts,
+            prompts if written is None else written.prompts,
             strategy=strategy,
             max_new_tokens=int(cfg.max_new_tokens),
-            num_samples=num_samples,
+            num_samples=num_samples if written is None else 1,
             stop=texts.get("stop", []),
             seed=int(cfg.seed),
             unknown=_unknown(str(cfg.unknown)),
@@ -82,6 +90,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             aligned=sources and as_json,
             on_text=show if streaming else None,
         )
+    if written is not None:
+        results = [replace(result, prompt="") for result in results]
     seconds = time.monotonic() - began
     tokens = sum(len(result.ids) for result in results)
     if streaming:
@@ -111,6 +121,28 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         ui.warn(f"{open_ended} of {len(results)} texts reached max_new_tokens before their rule let them end")
     ui.note(f"{tokens} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s, seed {cfg.seed}")
     return 0
+
+
+def _from_codes(loaded: Loaded, cfg: DictConfig, prompts: Sequence[str]) -> FromCodes | None:
+    """Texts that no text is read for: between two prompts, or drawn where there is none; None: all else."""
+    from llmcli.decoding.codes import CodeModel, between, drawn
+    from llmcli.decoding.generate import encode_prompt
+
+    task, steps = loaded.task, cfg.interpolate
+    if wrong := mismatch(steps, int | None):
+        raise InputError(f"interpolate: {wrong}")
+    if not isinstance(task, CodeModel):
+        if steps is not None:
+            raise InputError(
+                f"interpolate={steps} goes from the code of one text to that of another; {loaded.path} is a "
+                f"{type(task).__name__} run, which has none",
+                "llm train model=vae learns codes",
+            )
+        return None
+    if steps is not None:
+        unknown = _unknown(str(cfg.unknown))
+        return between(task, [encode_prompt(loaded.tokenizer, each, unknown) for each in prompts if each], steps)
+    return drawn(task, int(cfg.num_samples), seed=int(cfg.seed)) if prompts == [""] else None
 
 
 def _constraint(cfg: DictConfig, tokenizer: Tokenizer) -> Constraint | None:

@@ -17,7 +17,13 @@ from llmcli.errors import InputError
 
 @runtime_checkable
 class CodeModel(Protocol):
-    """What makes a code of each text, (Z,), and writes texts from codes; besides what a `SourceModel` does."""
+    """What makes a code of each text, (Z,), and writes texts from codes; besides what a `SourceModel` does.
+
+    d_code: Z, 0 where there is no code. samples: codes that are drawn for each text when it is scored.
+    """
+
+    d_code: int
+    samples: int
 
     def codes(self, sources: Sequence[Sequence[int]]) -> Tensor:
         """The ids of texts -> (N, Z)."""
@@ -46,7 +52,9 @@ class FromCodes:
 
 @torch.inference_mode()
 def drawn(model: CodeModel, count: int, *, seed: int) -> FromCodes:
-    """`count` texts from nothing; the first ones are the same for any count."""
+    """`count` texts from nothing; the first ones are the same for any count. Raises InputError for a count below 1."""
+    if count < 1:
+        raise InputError(f"num_samples ({count}) must be at least 1")
     each = [model.drawn(1, torch.Generator().manual_seed(seed + number)) for number in range(count)]
     return FromCodes(model, torch.cat(each))
 

@@ -66,6 +66,7 @@ def generate(
     unknown: Literal["error", "replace"] = "error",
     constraint: Constraint | None = None,
     prefix: str = "",
+    skip_blank: bool = False,
     aligned: bool = False,
     on_text: Callable[[int, str], None] | None = None,
 ) -> list[Generation]:
@@ -75,8 +76,9 @@ def generate(
     the seed and its number alone. An empty prompt starts a document (eos_id, or bos_id where there is none).
     `on_text(row, text)` gets text as it becomes final. `unknown` says what to do where the vocabulary lacks a character
     or word of a prompt. All rows are one batch; for a model that turns one text into another the prompts are the
-    sources, AT_ONCE of which are a batch. prefix: how each text made of a source begins; aligned: find what its tokens
-    looked at. constraint: a rule that each continuation keeps to, as far as it comes.
+    sources, AT_ONCE of which are a batch. prefix: how each text made of a source begins; skip_blank: one without
+    a source is empty; aligned: find what its tokens looked at. constraint: a rule that each continuation keeps to, as
+    far as it comes.
 
     Raises:
         InputError: no prompt, num_samples or max_new_tokens below 1, several samples of a search, which would
@@ -93,14 +95,14 @@ def generate(
             f"decoding.n_best={num_samples} gives its best",
         )
     check_stop(stop)
-    each = [_encode(tokenizer, prompt, unknown) for prompt in prompts]
+    each = [[] if skip_blank and _is_blank(prompt) else encode_prompt(tokenizer, prompt, unknown) for prompt in prompts]
     if isinstance(model, SourceModel):
-        model.check_sources(each)
+        model.check_sources([[0] if skip_blank and not ids else ids for ids in each])
     elif prefix:
         raise InputError("prefix is for runs that turn one text into another", "here the prompt itself can end with it")
     if prefix and constraint is not None:
         raise InputError("prefix and constraint exclude each other", "a constraint.pattern can say how a text begins")
-    forced = _encode(tokenizer, prefix, unknown)
+    forced = encode_prompt(tokenizer, prefix, unknown)
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
     encoded = [ids for ids in each for _ in range(num_samples)]
     end_ids = frozenset(() if tokenizer.eos_id is None else (tokenizer.eos_id,))
@@ -109,7 +111,8 @@ def generate(
     rows = [begin(on_text and partial(on_text, row)) for row in range(len(asked))]
     n_best: list[list[Found]] = [[] for _ in rows]
     dropped = [0] * len(rows)
-    for members in _batches(model, encoded):
+    batches = _batches(model, encoded, skip_blank)
+    for members in batches:
         bound, starts, longest = _bound(model, [encoded[row] for row in members], forced, strategy, max_new_tokens)
         starts = [start or _document_start(tokenizer) for start in starts]
         for row, start in zip(members, starts, strict=True):
@@ -134,17 +137,17 @@ def generate(
     results = [
         Generation(
             prompt=asked[number],
-            text=row.text,
+            text=row.text if row.reason or row.ids else "",
             ids=row.ids,
             logprobs=row.logprobs,
-            finish_reason=row.reason or "length",
+            finish_reason=row.reason or ("length" if row.ids else "end"),
             prompt_dropped=dropped[number],
             n_best=n_best[number],
         )
         for number, row in enumerate(rows)
     ]
     if aligned and isinstance(model, SourceModel):
-        for members in _batches(model, encoded):
+        for members in batches:
             found = align(model, [encoded[row] for row in members], [rows[row].ids for row in members], forced)
             for row, alignment in zip(members, found, strict=True):
                 results[row] = replace(results[row], alignment=alignment)
@@ -252,16 +255,22 @@ def _check_room(model: GeneratingModel, prompt: int, new: int) -> None:
         )
 
 
-def _batches(model: object, encoded: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Which rows are decoded together: all, or of sources AT_ONCE of similar length."""
+def _is_blank(prompt: str | Sequence[int]) -> bool:
+    return not (prompt.strip() if isinstance(prompt, str) else prompt)
+
+
+def _batches(model: object, encoded: Sequence[Sequence[int]], skip_blank: bool) -> list[list[int]]:
+    """Which rows are decoded together: all, or of sources AT_ONCE of similar length, without those that are skipped."""
     rows = list(range(len(encoded)))
     if not isinstance(model, SourceModel):
         return [rows]
+    rows = [row for row in rows if encoded[row] or not skip_blank]
     rows.sort(key=lambda row: len(encoded[row]))
     return [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
 
 
-def _encode(tokenizer: Tokenizer, prompt: str | Sequence[int], unknown: Literal["error", "replace"]) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str | Sequence[int], unknown: Literal["error", "replace"]) -> list[int]:
+    """The ids of a prompt. Raises InputError for what the vocabulary lacks under unknown="error"."""
     if isinstance(prompt, str):
         if unknown == "error" and (missing := tokenizer.unknown(prompt)):
             named = ", ".join(f"{item!r} at {prompt.find(item)}" for item in missing[:_SHOWN])

@@ -95,7 +95,7 @@ class Reconstruction(Task):
         self.bos_id, self.eos_id, self.mask_id = bos_id, eos_id, mask_id
         self.drop, self.shuffle, self.word_dropout = drop, shuffle, word_dropout
         self.free_bits, self.kl = free_bits, kl
-        self.samples = 1
+        self.d_code, self.samples = model.d_code, 1
 
     @property
     def width(self) -> int:
@@ -150,15 +150,15 @@ class Reconstruction(Task):
         if posterior.log_variance is not None:
             each["kl"] = posterior.kl().sum(1)
             each["loss"] = each["loss"] + each["kl"]
-            if len(noise) > 1 or not self.model.d_code:
+            if len(noise) > 1 or not self.d_code:
                 weights = posterior.log_weight(noise) - each_nll  # (K, B): log p(text, code) / posterior(code)
                 each["bound"] = math.log(len(noise)) - weights.logsumexp(0)
-        return StepResult.of_examples(each, n=batch["n_tokens"], sums=sums if self.model.d_code else {})
+        return StepResult.of_examples(each, n=batch["n_tokens"], sums=sums if self.d_code else {})
 
     def _noise(self, numbers: Tensor, posterior: Posterior) -> Tensor:
         """(K, B, Z) of N(0, 1), for each text by its number: the texts beside it change nothing. K is 1 where no code
         is drawn."""
-        drawn = posterior.log_variance is not None and self.model.d_code
+        drawn = posterior.log_variance is not None and self.d_code
         shape = (self.samples if drawn else 1, posterior.mean.size(1))
         each = [torch.randn(shape, generator=torch.Generator().manual_seed(number)) for number in numbers.tolist()]
         return torch.stack(each, 1).to(posterior.mean)
@@ -166,7 +166,7 @@ class Reconstruction(Task):
     def metrics(self) -> Sequence[Metric]:
         kinds = (ReconstructionNLL, ReconstructionPerToken, KL, KLPerToken, ELBO)
         bounds = (ImportanceWeightedNLL, ImportanceWeightedPerplexity)
-        units = [ActiveUnits(d_code=self.model.d_code)] if self.model.d_code else []
+        units = [ActiveUnits(d_code=self.d_code)] if self.d_code else []
         return Loss(), Accuracy(), *(kind() for kind in kinds), *units, *(kind() for kind in bounds)
 
     # -- generation and prediction -----------------------------------------------------------------------------
@@ -188,12 +188,12 @@ class Reconstruction(Task):
 
     def drawn(self, count: int, generator: torch.Generator) -> Tensor:
         """Codes (count, Z) from the prior. Raises InputError for an autoencoder whose codes have none."""
-        if not hasattr(self.model, "log_variance") and self.model.d_code:
+        if not hasattr(self.model, "log_variance") and self.d_code:
             raise InputError(
                 "this autoencoder writes texts again: no text comes from nothing, its codes being spread as they are",
                 "--prompt TEXT; model=vae learns codes that can be drawn",
             )
-        return torch.randn(count, self.model.d_code, generator=generator).to(self.device)
+        return torch.randn(count, self.d_code, generator=generator).to(self.device)
 
     def write(self, codes: Tensor) -> Written:
         """What writes the texts of codes (B, Z)."""
