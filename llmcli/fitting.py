@@ -55,6 +55,18 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
         )
 
 
+def with_search(cfg: DictConfig, choices: Mapping[str, str]) -> tuple[DictConfig, dict[str, str]]:
+    """Config and choices of a new run. What turns a text into another is searched for, not drawn at random, unless the
+    user chose a way; encoder-decoders bring theirs along, a causal model does not know what it is trained for."""
+    usual = Catalog([configs.config_dir()]).defaults("train")["decoding"]
+    turns_texts = hasattr(schema.locate(str(cfg.task._target_)), "bind")
+    if not turns_texts or choices.get("decoding") != usual or configs.launch().sets("decoding"):
+        return cfg, dict(choices)
+    cfg = cfg.copy()
+    cfg.decoding = configs.compose("train", ["decoding=beam"], config_dirs=configs.launch().config_dirs).decoding
+    return cfg, {**choices, "decoding": "beam"}
+
+
 def _check_record(cfg: DictConfig, choices: Mapping[str, str], task: Any) -> None:
     """The data must hold the kind of record that the task learns from; who gives which is said by the classes."""
     source, reader = schema.locate(str(cfg.data._target_)), cfg.data.get("reader")

@@ -38,8 +38,9 @@ def test_a_decoder_only_model_begins_as_a_language_model_and_writes(llm, tmp_pat
     assert learned.code == 0, learned.err
     trained = llm("train", *PAIRS, f"init={base}", "batch.seq_len=32", f"hydra.run.dir={run}")
     assert trained.code == 0, trained.err
-    begun = checkpoint.read(run / "checkpoints" / "best.ckpt")["llm"]["config"]["init"]
-    assert begun["new"] == begun["left"] == []
+    config = checkpoint.read(run / "checkpoints" / "best.ckpt")["llm"]["config"]
+    assert config["init"]["new"] == config["init"]["left"] == []
+    assert config["decoding"]["_target_"] == "llmcli.decoding.beam.Beam"  # a translation is no sample
     scored = json.loads(llm("eval", f"ckpt={run}", "decoding=greedy", "out=none", "--json").out)
     assert scored["loss"] > 0 and 0 <= scored["exact"] <= 1
     written = llm("generate", f"ckpt={run}", "--prompt", "abc", "decoding=greedy", "max_new_tokens=5")
@@ -68,3 +69,21 @@ def test_the_share_of_own_tokens_goes_on_where_it_was(llm, tmp_path, monkeypatch
     assert all(torch.equal(value, other[name]) for name, value in one.items())
     assert llm("train", *options, "task.scheduled_sampling=0", f"hydra.run.dir={off}").code == 0
     assert any(not torch.equal(value, one[name]) for name, value in weights(off).items())
+
+
+@pytest.mark.parametrize(
+    ("german", "english", "message"),
+    [
+        ("ja\nnein\n", "yes\n", "x.de has 2 lines and x.en has 1: they are not parallel"),
+        ("ja\n\n", "yes\nno\n", "x.de and x.en, line 2: the source is empty"),
+        ("ja\nnein\n", "yes\n  \n", "x.de and x.en, line 2: the target is empty"),
+    ],
+)
+def test_pairs_that_cannot_be_read(llm, tmp_path, monkeypatch, german, english, message):
+    (tmp_path / "x.de").write_text(german, encoding="utf-8")
+    (tmp_path / "x.en").write_text(english, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    files = ["data=text_pairs", "data.path=[x.de,x.en]", "data.reader.source=de", "data.reader.target=en"]
+    refused = llm("train", *files, "model=seq2seq_rnn")
+    assert refused.code == 2 and message in refused.err
+    assert not (tmp_path / "runs").exists()

@@ -34,7 +34,7 @@ _CHANGEABLE = (
 
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
-    from llmcli.fitting import check_pair
+    from llmcli.fitting import check_pair, with_search
     from llmcli.trainer import quiet_lightning
 
     quiet_lightning()
@@ -48,6 +48,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         origin = initialise.find(str(cfg.init))
         cfg, choices = initialise.adopt(cfg, choices, origin, launch.overrides)
     check_pair(cfg, choices)  # first: what does not go together may not even have the keys of the other
+    cfg, choices = with_search(cfg, choices)
     configs.validate(cfg)
     return _train(cfg, choices, run_dir=launch.run_dir, origin=origin)
 

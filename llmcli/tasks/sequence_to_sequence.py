@@ -50,7 +50,6 @@ class SequenceToSequence(Task):
     takes = ("TextPair",)
     kinds = ("encoder_decoder", "attention", "recurrent", "window")
     needs_causal = True
-    head_kind = "next token"
     learns_from = "examples"
 
     def __init__(
@@ -105,6 +104,11 @@ class SequenceToSequence(Task):
     @property
     def width(self) -> int:
         return self.model.d_model
+
+    @property
+    def head_kind(self) -> str | None:  # type: ignore[override]
+        """That of a language model, whose head it can begin with, where it is one that reads the source first."""
+        return "next token" if self.prefixed else None
 
     @property
     def reader(self) -> EncoderDecoder | PrefixReader:
