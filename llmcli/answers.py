@@ -229,7 +229,9 @@ def _written(folder: Path | None) -> Iterator[None]:
 
 
 def _note(figures: Mapping[str, Any]) -> str:
-    return f"Intervals hold {SHARE:.0%} of resamples of the examples." if figures.get("intervals") else ""
+    intervals = f"Intervals hold {SHARE:.0%} of resamples of the examples." if figures.get("intervals") else ""
+    floor = f"Floor: {figures['floor']}, in place of a text." if "floor" in figures else ""
+    return f"{intervals} {floor}".strip()
 
 
 def _whole(name: str, value: float) -> float:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +22,7 @@ from llmcli.floor import floor_of
 from llmcli.metrics.decoded import TextScorer
 from llmcli.scored_data import Scored, find_data, with_scorer
 from llmcli.tasks.base import Batch, ScoresExamples, StepResult, Task, figures
+from llmcli.text_floor import TextFloor
 from llmcli.trainer import accelerator_of
 
 
@@ -117,17 +118,21 @@ def score(
     if out is not None and isinstance(loaded.task, ScoresExamples | SourceModel):
         folder = open_folder(_folder(loaded.path, scored) if out == "auto" else out, about=about)
     found_by: dict[str, Any] = {"strategy": strategy, "max_new_tokens": max_new_tokens, "progress": progress}
+    floor: TextFloor | None = None
     with Answers(loaded.task, examples, folder=folder) as answers:
         found = _figures(loaded, scored, seen=answers, **how)
         if scorer is not None:
             answers.decoded = _decoded(loaded, scored, scorer, **found_by)
             found.update(answers.decoded.figures())
+            if floor := _text_floor(scored, scorer):
+                found |= {"floor": floor.name} | _as_floor(floor.figures())
         if bootstrap:
             found["intervals"] = {name: list(each) for name, each in answers.intervals(bootstrap).items()}
         if numbers := scored.leaked():
             found["without_leaks"] = {"examples": scored.count - len(numbers)}
             if len(numbers) < scored.count:  # else nothing is left that could have a figure
                 found["without_leaks"] |= answers.without(numbers) | _floors(loaded, scored, without=numbers)
+                found["without_leaks"] |= _as_floor(floor.figures(without=numbers)) if floor is not None else {}
         if classes := answers.classes():
             found["classes"] = classes
         if baseline is not None and other is not None:
@@ -143,8 +148,18 @@ def score(
 
 
 def _floors(loaded: Loaded, scored: Scored, without: Sequence[int] = ()) -> dict[str, float]:
-    found = floor_of(loaded.task.floor, scored.prepared, scored.split, without=without)
-    return {f"floor_{name}": value for name, value in found.items()}
+    return _as_floor(floor_of(loaded.task.floor, scored.prepared, scored.split, without=without))
+
+
+def _text_floor(scored: Scored, scorer: TextScorer) -> TextFloor | None:
+    """What texts without a model score, where there is something else to be made of a source."""
+    if scored.prepared.record != TextPair.__name__:
+        return None
+    return TextFloor(cast(Sequence[TextPair], scored.prepared.examples(scored.split)), scorer)
+
+
+def _as_floor(figures: Mapping[str, float]) -> dict[str, float]:
+    return {f"floor_{name}": value for name, value in figures.items()}
 
 
 def _figures(

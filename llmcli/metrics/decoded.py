@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -78,11 +78,11 @@ class TextScorer:
         [self._bleu] = [metric for metric in self.metrics if type(metric) is Bleu]
         self._sentence = [Bleu(self._bleu.tokenize, sentences=True), ChrF()]
 
-    def each(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """What each text (N) adds to the sums of `metrics`, (N, ...) by their names."""
+    def each(self, texts: Sequence[str], *, only: Collection[str] | None = None) -> dict[str, Tensor]:
+        """What each text (N) adds to the sums of `metrics`, (N, ...) by their names; only: of these figures."""
         found: dict[str, Tensor] = {}
         for metric in self.metrics:
-            if not set(metric.sums) <= found.keys():
+            if (only is None or metric.name in only) and not set(metric.sums) <= found.keys():
                 found |= metric.each(texts, self.references)
         return found
 
