@@ -41,7 +41,7 @@ def test_it_is_trained_scored_and_asked_like_any_other(llm, reviews, tmp_path):
     scored = llm("eval", f"ckpt={run}", "--json")
     assert scored.code == 0, scored.err
     scored = json.loads(scored.out)
-    assert scored["f1"] == figures["val_f1"] and scored["intervals"]["accuracy"][0] < scored["accuracy"]
+    assert scored["f1"] == pytest.approx(figures["val_f1"]) and scored["intervals"]["accuracy"][0] < scored["accuracy"]
     assert 0 < scored["loss"] < 0.5 and set(scored["classes"]) == {"positive", "negative"}
     answers = llm("predict", f"ckpt={run}", "--text", "it was lovely", "--text", "an awful one", "--text", "", "--json")
     answers = [json.loads(line) for line in answers.out.splitlines()]
