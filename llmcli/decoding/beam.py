@@ -122,6 +122,8 @@ class Beam:
             going = [(place, row) for place, row in enumerate(searched) if not all(group.done for group in row)]
             if length == max_new_tokens or not going:
                 break
+            if 8 * len(going) > 7 * len(searched):  # to leave the batch costs a copy of what the others have read
+                going = list(enumerate(searched))
             beams = [(place, node) for place, row in going for number in range(self.groups)
                      for node in row[number].continued(number * totals.size(1) // self.groups, self.width)]  # fmt: skip
             index = [place * totals.size(1) + node.parent for place, node in beams]

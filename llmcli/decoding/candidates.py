@@ -48,21 +48,22 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the model says of the next token: logits (R, G K, V), -inf where a rule forbids it; scores, the same less
-    penalties; norm (R, G K, 1), which makes logits log-probabilities, so that what is forbidden makes nothing else
-    likelier; totals (R, G K)."""
+    """What the model says of the next token: logprobs (R, G K, V), its own; scores (R, G K, V), the same less penalties
+    and -inf where a rule forbids it, which makes nothing else likelier; totals (R, G K), of what each beam has."""
 
-    logits: Tensor
+    logprobs: Tensor
     scores: Tensor
-    norm: Tensor
     totals: Tensor
 
     @classmethod
     def of(cls, out: StepOutput, held: Rows | None, totals: Tensor) -> Self:
         logits, own = out.last()
-        scores = logits if held is None else held.adjust(logits)
-        logits, scores = (each.view(*totals.shape, -1) for each in (logits, scores))
-        return cls(logits, scores, own.logsumexp(-1).view(*totals.shape, 1), totals)
+        logprobs = own.log_softmax(dim=-1)
+        if held is not None:
+            scores = held.adjust(logits) - own.logsumexp(dim=-1, keepdim=True)
+        else:
+            scores = logprobs if out.allowed is None else logprobs.masked_fill(~out.allowed, -math.inf)
+        return cls(logprobs.view(*totals.shape, -1), scores.view(*totals.shape, -1), totals)
 
     def candidates(
         self, number: int, groups: int, take: int, taken: Sequence[Sequence[int]], diversity: float
@@ -71,11 +72,11 @@ class Step:
 
         taken: tokens that other groups of each row continue with; each time costs `diversity` in the ranking.
         """
-        n_rows, n_beams, n_ids = self.logits.shape
+        n_rows, n_beams, n_ids = self.logprobs.shape
         width = n_beams // groups if n_beams > 1 else 1  # before the first token all groups continue the same
         start = number * width if n_beams > 1 else 0
         ours = slice(start, start + width)
-        scores, norm, totals = self.scores[:, ours], self.norm[:, ours], self.totals[:, ours]
+        scores, totals = self.scores[:, ours], self.totals[:, ours]
         ranked = scores
         if diversity and any(taken):
             places = [(row, token) for row, tokens in enumerate(taken) for token in tokens]
@@ -84,12 +85,12 @@ class Step:
             ranked = scores.clone()
             ranked.transpose(1, 2).index_put_(at, costs, accumulate=True)
         values, tokens = top(ranked.reshape(-1, n_ids), min(take, n_ids))  # of one beam as many as could all be best
-        values = values.view(n_rows, width, -1) - norm + totals[:, :, None]  # (R, K, C)
+        values = values.view(n_rows, width, -1) + totals[:, :, None]  # (R, K, C)
         best = values.flatten(1).topk(min(take, values[0].numel()), dim=1).indices  # (R, C)
         beam, tokens = best // values.size(2), tokens.view(n_rows, -1).gather(1, best)
         row = torch.arange(n_rows, device=best.device)[:, None]
-        own = self.logits[:, ours][row, beam, tokens] - norm[row, beam, 0]
-        total = scores[row, beam, tokens] - norm[row, beam, 0] + totals[row, beam]
+        own = self.logprobs[:, ours][row, beam, tokens]
+        total = scores[row, beam, tokens] + totals[row, beam]
         # One transfer to the host; float64 holds every id exactly, MPS lacks it.
         wide = torch.float32 if best.device.type == "mps" else torch.float64
         packed = torch.stack([kind.to(wide) for kind in (total, own, beam + start, tokens)], dim=2).tolist()

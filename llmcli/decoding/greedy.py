@@ -37,5 +37,5 @@ class Greedy:
         )
 
 
-def _argmax(logits: Tensor) -> Tensor:
+def _argmax(logits: Tensor, rows: Sequence[int]) -> Tensor:
     return logits.argmax(dim=-1)

@@ -15,7 +15,8 @@ from llmcli.decoding.base import Emitted, GeneratingModel, StepOutput
 from llmcli.decoding.penalties import Penalties
 from llmcli.errors import InputError, LLMError
 
-Choose = Callable[[Tensor], Tensor]  # logits (B, V) float32, which it only reads -> ids (B,) int64
+# logits (B, V) float32, which it only reads, and which row each is -> ids (B,) int64
+Choose = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 def kept_tokens(length: int, window: int | None) -> int:
@@ -42,7 +43,8 @@ def decode_tokens(
 ) -> Iterator[Emitted]:
     """Continue every prompt by one token per step, until all rows have ended or `max_new_tokens` are out.
 
-    The contexts of the rows, and when each slides past the model's window, depend on that row alone.
+    The contexts of the rows, and when each slides past the model's window, depend on that row alone. Once a quarter of
+    the rows have ended they leave the batch.
 
     Raises:
         InputError: max_new_tokens below 1, an empty prompt, or a prompt id outside the vocabulary.
@@ -52,39 +54,48 @@ def decode_tokens(
     window = model.max_seq_len
     contexts = [list(prompt[len(prompt) - kept_tokens(len(prompt), window) :]) for prompt in prompts]
     ended = [False] * len(prompts)
+    rows = list(range(len(prompts)))  # those in the batch
     # of a prompt all counts, also what is past the window
     held = penalties.begin(prompts, model.vocab_size, model.device, end_ids=end_ids)
 
     out = prefill(model, contexts, max_new_tokens)
     for step in range(max_new_tokens):
         logits, own = out.last()  # (B, V)
-        chosen = choose(logits if held is None else held.adjust(logits))  # (B,)
+        chosen = choose(logits if held is None else held.adjust(logits), rows)  # (B,)
         logprobs = own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(dim=-1)
         # Both lists cross to the host in one transfer. float64 holds every id exactly; MPS lacks it, and
         # float32 holds them up to 16 million.
         wide = torch.float32 if chosen.device.type == "mps" else torch.float64
         ids, values = torch.stack((chosen.to(wide), logprobs.to(wide))).tolist()
-        emitted: list[int | None] = []
-        for row, (number, value) in enumerate(zip(ids, values, strict=True)):
+        emitted: list[int | None] = [None] * len(prompts)
+        all_values = [0.0] * len(prompts)
+        for row, number, value in zip(rows, ids, values, strict=True):
             if math.isnan(value):
                 raise LLMError("the model's logits are not finite", hint="train with a lower learning rate")
             contexts[row].append(int(number))
-            emitted.append(None if ended[row] else int(number))
+            if not ended[row]:
+                emitted[row], all_values[row] = int(number), value
             ended[row] = ended[row] or int(number) in end_ids
         if held is not None:
             held.add([int(number) for number in ids])
-        yield Emitted(ids=emitted, logprobs=values)
-        if all(ended) or step + 1 == max_new_tokens:
+        yield Emitted(ids=emitted, logprobs=all_values)
+        going = [place for place, row in enumerate(rows) if not ended[row]]
+        if not going or step + 1 == max_new_tokens:
             return
-        if window is not None and any(len(context) > window for context in contexts):
+        state = out.state
+        if 4 * len(going) <= 3 * len(rows):
+            index = torch.tensor(going)
+            state, chosen = state.reorder(index), chosen[index]
+            held = held and held.reorder(going)
+            rows = [rows[place] for place in going]
+        if window is not None and any(len(contexts[row]) > window for row in rows):
             # Rows that have ended are read on with one token, only to keep the batch in shape.
-            contexts = [
-                context[-1:] if over else context[len(context) - kept_tokens(len(context), window) :]
-                for context, over in zip(contexts, ended, strict=True)
-            ]
-            out = prefill(model, contexts, max_new_tokens - step - 1)
+            for row in rows:
+                kept = 1 if ended[row] else kept_tokens(len(contexts[row]), window)
+                contexts[row] = contexts[row][len(contexts[row]) - kept :]
+            out = prefill(model, [contexts[row] for row in rows], max_new_tokens - step - 1)
         else:
-            out = model.step(chosen[:, None], out.state, last_only=True)
+            out = model.step(chosen[:, None], state, last_only=True)
 
 
 def check_prompts(model: GeneratingModel, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

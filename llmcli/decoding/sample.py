@@ -80,8 +80,9 @@ class Sample:
             return greedy.decode(model, prompts, end_ids=end_ids, max_new_tokens=max_new_tokens, seeds=seeds)
         numbers = row_uniforms(seeds, model.device)
 
-        def choose(logits: Tensor) -> Tensor:
-            return draw(self.filter(logits), next(numbers))
+        def choose(logits: Tensor, rows: Sequence[int]) -> Tensor:
+            drawn = next(numbers)
+            return draw(self.filter(logits), drawn if len(rows) == len(drawn) else drawn[list(rows)])
 
         return decode_tokens(
             model,

@@ -15,14 +15,15 @@ from llmcli.errors import InputError
 from llmcli.layers.attention import attend
 from llmcli.layers.cache import KVCache
 
-ROOM = 16  # room is made for so many tokens of each beam more, at least
+ROOM = 8  # tokens of each beam for which room is made at once, and after which slots that none needs are dropped
 
 
 class TreeCache:
     """keys and values (L, N, H, R, K), M slots of them filled; visible (B, M) bool: those that a beam descends from.
 
     In each step the beams of a row fill a slot each, and are G queries over all slots of the row. Picking other beams
-    changes what they descend from; no key is copied, unless whole rows are picked. lengths (B,): tokens of each beam.
+    changes what they descend from and copies no key, unless whole rows are picked; now and then the slots are dropped
+    that no beam descends from any more. lengths (B,): tokens of each beam.
     """
 
     def __init__(self, keys: Tensor, values: Tensor, visible: Tensor, lengths: Tensor, capacity: int) -> None:
@@ -30,6 +31,7 @@ class TreeCache:
         self.capacity = capacity  # the most tokens that a beam can hold
         self.beams = len(visible) // keys.size(1)
         self.longest = 0  # bound of `lengths`, which nobody need ask the device for
+        self.crowded = visible.size(1) + ROOM * self.beams  # slots at which some are dropped
 
     @classmethod
     def of(cls, cache: KVCache, rows: Tensor | None, beams: int) -> Self:
@@ -44,12 +46,14 @@ class TreeCache:
         tree.longest = n_slots
         return tree
 
-    def cache(self) -> KVCache:
-        """The same with a copy of all that it has read for each beam."""
-        order = (~self.visible).int().argsort(dim=1, stable=True)[:, : self.longest]  # (B, T): its own slots, in order
-        rows = torch.arange(len(order), device=order.device)[:, None] // self.beams
-        keys, values = (kept.transpose(2, 3)[:, rows, order].transpose(2, 3) for kept in (self.keys, self.values))
-        return KVCache(keys.contiguous(), values.contiguous(), self.lengths, self.capacity)
+    def rows(self, index: Tensor | None = None) -> KVCache:
+        """The beams picked by `index` (B',), None: all, with a copy of all that it has read for each."""
+        device = self.visible.device
+        index = torch.arange(len(self.visible), device=device) if index is None else index.to(device)
+        order = (~self.visible[index]).int().argsort(dim=1, stable=True)[:, : self.longest]  # (B', T): slots, in order
+        picked = index[:, None] // self.beams
+        keys, values = (kept.transpose(2, 3)[:, picked, order].transpose(2, 3) for kept in (self.keys, self.values))
+        return KVCache(keys.contiguous(), values.contiguous(), self.lengths[index], self.capacity)
 
     def positions(self) -> Tensor:
         """Of the next token of each beam, (B, 1)."""
@@ -58,17 +62,17 @@ class TreeCache:
     def mask(self) -> Tensor:
         """Which slots the next token of each beam sees, its own at the end: bool (N, 1, G, M + G)."""
         own = torch.eye(self.beams, dtype=torch.bool, device=self.visible.device)
-        own = own.expand(self.keys.size(1), -1, -1)
-        return torch.cat((self.visible.view(-1, self.beams, self.visible.size(1)), own), 2)[:, None]
+        n_rows = self.keys.size(1)
+        seen = self.visible.view(n_rows, self.beams, self.visible.size(1))
+        return torch.cat((seen, own.expand(n_rows, -1, -1)), 2)[:, None]
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
         """q, k, v (B, H, 1, K) of each beam's next token -> (B, H, 1, K). visible: as `mask` says."""
         start, filled = self.visible.size(1), visible.size(3)
         self._make_room(filled)
         n_rows = self.keys.size(1)
-        q, k, v = (
-            each.view(n_rows, self.beams, *each.shape[1::2]).transpose(1, 2) for each in (q, k, v)
-        )  # (N, H, G, K)
+        shape = (n_rows, self.beams, q.size(1), q.size(3))
+        q, k, v = (each.view(shape).transpose(1, 2) for each in (q, k, v))  # (N, H, G, K)
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, start:filled], values[:, :, start:filled] = k, v
         y = attend(q.to(keys.dtype), keys[:, :, :filled], values[:, :, :filled], visible=visible, causal=False)
@@ -96,19 +100,49 @@ class TreeCache:
             rows = rows.to(keys.device)
             keys, values = (kept[:, :, :, :filled].index_select(1, rows) for kept in (keys, values))
         picked = type(self)(keys, values, self.visible[index], self.lengths[index], self.capacity)
-        picked.longest = self.longest
+        picked.longest, picked.crowded = self.longest, self.crowded
+        if picked.visible.size(1) >= picked.crowded:
+            picked._drop_unseen()
         return picked
 
     def clone(self) -> Self:
         copied = type(self)(self.keys.clone(), self.values.clone(), self.visible, self.lengths, self.capacity)
-        copied.longest = self.longest
+        copied.longest, copied.crowded = self.longest, self.crowded
         return copied
 
     def detach(self) -> Self:
         return self  # it is for inference
 
+    def _drop_unseen(self) -> None:
+        """Move the slots that any beam of a row descends from together, unless that spares little."""
+        n_rows, n_slots, more = self.keys.size(1), self.visible.size(1), ROOM * self.beams
+        self.crowded = n_slots + more
+        visible = self.visible.view(n_rows, self.beams, n_slots)
+        seen = visible.any(1)  # (N, M)
+        most = int(seen.sum(1).max())
+        if 4 * most > 3 * n_slots:
+            return
+        order = (~seen).int().argsort(dim=1, stable=True)[:, :most]  # (N, M'), those that are seen first and in order
+        self.visible = visible.gather(2, order[:, None].expand(-1, self.beams, -1)).flatten(0, 1)
+        self.crowded = most + more
+        slots = F.pad(order, (0, more))  # with room behind them
+        self.keys, self.values = (_slots(each, slots) for each in (self.keys, self.values))
+
     def _make_room(self, filled: int) -> None:
         room = self.keys.size(3)
         if filled > room:
-            more = max(filled, 2 * room, room + ROOM * self.beams) - room
-            self.keys, self.values = (F.pad(each, (0, 0, 0, more)) for each in (self.keys, self.values))
+            shape = [*self.keys.shape[:3], max(filled, room + 2 * ROOM * self.beams), self.keys.size(4)]
+            old, self.keys, self.values = (
+                (self.keys, self.values),
+                self.keys.new_empty(shape),
+                self.keys.new_empty(shape),
+            )
+            self.keys[:, :, :, :room], self.values[:, :, :, :room] = old
+
+
+def _slots(kept: Tensor, slots: Tensor) -> Tensor:
+    """kept (L, N, H, R, K), slots (N, M) -> (L, N, H, M, K), whole vectors at a time."""
+    n_layers, n_rows, heads, room, size = kept.shape
+    blocks = torch.arange(n_layers * n_rows * heads, device=kept.device).view(n_layers, n_rows, heads, 1) * room
+    flat = (blocks + slots[None, :, None]).flatten()
+    return kept.reshape(-1, size).index_select(0, flat).view(n_layers, n_rows, heads, -1, size)

@@ -140,7 +140,7 @@ class Seq2SeqTransformer(EncoderDecoder):
         assert isinstance(state, DecoderState)
         cache, n_new, tree = state.cache, ids.shape[1], state.tree
         if tree is not None and (n_new > 1 or lengths is not None):
-            cache, tree = tree.cache(), None
+            cache, tree = tree.rows(), None
         # Padding may lie beyond the table; its hidden is meaningless.
         positions = (cache.positions(n_new) if tree is None else tree.positions()).clamp(max=self.longest - 1)  # (B, T)
         x = self._embed(ids, positions, self.target_embedding, self.target_positions)
@@ -279,12 +279,14 @@ class DecoderState(State):
         sources = self.sources.reorder(index)
         if self.tree is not None and beams == each:
             return type(self)(self.cache, sources, self.tree.reorder(index, rows))
-        if self.tree is None and each == 1 and beams > 1:
+        if self.tree is not None:
+            return type(self)(self.tree.rows(index), sources)
+        if each == 1 and beams > 1 and self.cache.longest > 0:  # rows that begin apart have nothing to share
             return type(self)(self.cache, sources, TreeCache.of(self.cache, rows, beams))
-        return type(self)(self._rows().reorder(index), sources)
+        return type(self)(self.cache.reorder(index), sources)
 
     def truncate(self, lengths: Tensor) -> Self:
-        return type(self)(self._rows().truncate(lengths), self.sources)
+        return type(self)((self.cache if self.tree is None else self.tree.rows()).truncate(lengths), self.sources)
 
     def clone(self) -> Self:  # the sources are only read
         if self.tree is not None:
@@ -293,9 +295,6 @@ class DecoderState(State):
 
     def detach(self) -> Self:
         return type(self)(self.cache.detach(), self.sources.detach(), self.tree)
-
-    def _rows(self) -> KVCache:
-        return self.cache if self.tree is None else self.tree.cache()
 
 
 class Sinusoids(nn.Module):

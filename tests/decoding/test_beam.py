@@ -2,15 +2,22 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from toy import ToyModel, penalties
 
 from llmcli.decoding.base import Search
 from llmcli.decoding.beam import Beam
+from llmcli.decoding.candidates import top
 from llmcli.decoding.greedy import Greedy
+from llmcli.decoding.penalties import Penalties
 from llmcli.errors import InputError, LLMError
 
+LOW = [[1, 2, 3], [4], [5, 1, 2, 5, 4], [3, 3]]
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 1, 2], [3, 3]]
 PLAIN = {"beams": 4, "n_best": 1, "length_penalty": "gnmt", "alpha": 1.0, "early_stopping": False}
 
@@ -190,3 +197,117 @@ def test_logits_that_are_not_finite_stop_the_search():
     model.tables[:] = float("nan")
     with pytest.raises(LLMError, match="not finite"):
         search(beam(), model, [[1]])
+
+
+class Ruled(ToyModel):
+    """Allows of the first seven tokens odd ones after an even number of tokens, even ones after an odd number."""
+
+    def allowed(self, context):
+        numbers = torch.arange(self.vocab_size)
+        return (numbers < 7) & (numbers % 2 != len(context) % 2)
+
+    def step(self, ids, state, lengths=None, *, last_only=False):
+        out = super().step(ids, state, lengths, last_only=last_only)
+        return replace(out, allowed=torch.stack([self.allowed(row) for row in out.state.rows]))
+
+
+def test_a_rule_changes_no_log_probability():
+    """So the best of what is allowed is found, in a row and between rows: nothing becomes likelier by being alone."""
+    model = Ruled(vocab_size=40)
+    for prompt, found in zip(LOW, search(beam(beams=40, n_best=9), model, LOW, max_new_tokens=3), strict=True):
+        for each in found:
+            context = list(prompt)
+            for token in each.ids:
+                assert model.allowed(context)[token]
+                context.append(token)
+            assert sum(each.logprobs) == pytest.approx(log_probability(model, prompt, each.ids), abs=1e-4)
+        texts = [list(text) for n in (1, 2, 3) for text in itertools.product(range(7), repeat=n)]
+        texts = [text for text in texts if 0 not in text[:-1] and (text[-1] == 0 or len(text) == 3)]
+        kept = [t for t in texts if all(model.allowed([*prompt, *t[:i]])[token] for i, token in enumerate(t))]
+        scores = [log_probability(model, prompt, text) / penalty("gnmt", 1.0, len(text)) for text in kept]
+        ended = [score for score, text in zip(scores, kept, strict=True) if text[-1] == 0]
+        cut_off = [score for score, text in zip(scores, kept, strict=True) if text[-1] != 0]
+        expected = [*sorted(ended, reverse=True), *sorted(cut_off, reverse=True)][:9]
+        assert [each.score for each in found] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_stop_text_ends_a_hypothesis_before_it_is_ranked():
+    model = ToyModel()
+    stopped = search(beam(n_best=3), model, PROMPTS, stopped=lambda ids: 7 in ids)
+    ended = search(beam(n_best=3), model, PROMPTS, end_ids=(0, 7))
+    assert [[each.ids for each in row] for row in stopped] == [[each.ids for each in row] for row in ended]
+    assert any(each.ids[-1] == 7 for row in stopped for each in row)
+    assert all(7 not in each.ids[:-1] for row in stopped for each in row)
+
+
+HELD = [
+    {"repetition": 1.5, "frequency": 0.0, "presence": 0.0, "no_repeat_ngram": 0},
+    {"repetition": 1.0, "frequency": 0.7, "presence": 0.5, "no_repeat_ngram": 0},
+    {"repetition": 1.0, "frequency": 0.0, "presence": 0.0, "no_repeat_ngram": 2},
+    {"repetition": 1.2, "frequency": 0.3, "presence": 0.0, "no_repeat_ngram": 1},
+]
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_one_beam_with_penalties_is_greedy_with_them(held):
+    model, held = ToyModel(), Penalties(**held)
+    steps = list(Greedy(penalties=held).decode(model, PROMPTS, end_ids=frozenset([0]), max_new_tokens=9, seeds=[0] * 4))
+    expected = [[i for i in row if i is not None] for row in zip(*(step.ids for step in steps), strict=True)]
+    found = search(beam(beams=1, penalties=held), model, PROMPTS, max_new_tokens=9)
+    assert [best.ids for [best] in found] == expected
+    for row, [best] in enumerate(found):
+        assert best.logprobs == pytest.approx([step.logprobs[row] for step in steps][: len(best.ids)], abs=1e-5)
+
+
+def test_penalties_go_with_their_beams():
+    model = ToyModel(vocab_size=6)
+    strategy = beam(n_best=4, penalties=Penalties(**HELD[2]))
+    together = search(strategy, model, LOW, max_new_tokens=12)
+    for prompt, found in zip(LOW, together, strict=True):
+        for each in found:
+            text = [*prompt, *each.ids]
+            pairs = list(itertools.pairwise(text))
+            assert all(pair not in pairs[:place] for place, pair in enumerate(pairs) if place >= len(prompt) - 1)
+        assert [each.ids for each in found] == [
+            each.ids for each in search(strategy, model, [prompt], max_new_tokens=12)[0]
+        ]
+
+
+class Looking(ToyModel):
+    """Attends to 4 source tokens, the last of them padding in the first row; how is a function of the last token."""
+
+    def looks(self, token):
+        return (torch.tensor([1.0, 2.0, 3.0]) * (token + 1)).sin().softmax(0)
+
+    def step(self, ids, state, lengths=None, *, last_only=False):
+        out = super().step(ids, state, lengths, last_only=last_only)
+        weights = torch.stack([torch.cat((self.looks(row[-1]), torch.zeros(1))) for row in out.state.rows])
+        return replace(out, attention=weights[:, None, None].expand(-1, 2, -1, -1))
+
+
+def test_coverage_adds_what_was_not_looked_at():
+    model = Looking(vocab_size=6)
+    found = search(beam(beams=5, n_best=5, coverage=0.4), model, LOW, max_new_tokens=5)
+    for prompt, row in zip(LOW, found, strict=True):
+        for each in row:
+            covered = sum(model.looks(token) for token in [prompt[-1], *each.ids[:-1]])
+            expected = log_probability(model, prompt, each.ids) / penalty("gnmt", 1.0, len(each.ids))
+            assert each.score == pytest.approx(expected + 0.4 * float(covered.clamp(max=1).log().sum()), abs=1e-4)
+        ended = [each.score for each in row if each.ids[-1] == 0]
+        assert ended == sorted(ended, reverse=True)
+    assert beam(coverage=0.1).looks_at_sources and not beam().looks_at_sources
+    with pytest.raises(InputError, match=r"decoding\.coverage is for models that look at a source"):
+        search(beam(coverage=0.1), ToyModel(), LOW)
+
+
+@given(
+    st.integers(1, 6), st.integers(1, 500), st.lists(st.integers(-3, 3), min_size=1, max_size=500), st.integers(0, 9)
+)
+@settings(deadline=None)
+def test_the_largest_of_a_large_vocabulary(k, n_ids, values, infinite):
+    scores = torch.tensor([(values * n_ids)[:n_ids], list(reversed((values * n_ids)[:n_ids]))], dtype=torch.float32)
+    scores[:, : min(infinite, n_ids)] = -math.inf
+    k = min(k, n_ids)
+    found, places = top(scores, k)
+    assert torch.equal(found, scores.topk(k, dim=1).values) and torch.equal(scores.gather(1, places), found)
+    assert all(len(set(row)) == k for row in places.tolist())

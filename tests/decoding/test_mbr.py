@@ -58,6 +58,12 @@ def test_the_best_is_the_first_of_the_n_best():
     assert [each[0] for each in search(PROMPTS, n_best=5)] == [each[0] for each in search(PROMPTS, n_best=1)]
 
 
+def test_a_stop_text_ends_a_sample_before_it_is_compared():
+    found = search(PROMPTS, n_best=8, stopped=lambda ids: 5 in ids)
+    assert all(5 not in each.ids[:-1] for row in found for each in row)
+    assert any(each.ids[-1] == 5 for row in found for each in row)
+
+
 @pytest.mark.parametrize(
     ("samples", "n_best", "message"), [(1, 1, "samples \\(1\\)"), (4, 5, "n_best \\(5\\)"), (4, 0, "n_best")]
 )

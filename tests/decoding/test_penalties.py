@@ -56,6 +56,12 @@ def test_reordered_rows_are_independent():
     assert later[0, 3] == -math.inf and later[1, 5] == -1.0 and torch.isfinite(later[1]).all()
 
 
+def test_the_end_of_a_text_in_the_prompt_is_no_repetition():
+    penalties = Penalties(repetition=2.0, frequency=0.0, presence=0.0, no_repeat_ngram=0)
+    held = penalties.begin([[3], [3, 1]], 4, CPU, end_ids=frozenset([3]))
+    assert held.adjust(torch.ones(2, 4)).tolist() == [[1.0] * 4, [1.0, 0.5, 1.0, 1.0]]
+
+
 def test_nothing_asked_for_costs_nothing():
     assert rows([[1]]) is None
 

@@ -132,6 +132,44 @@ def test_reorder_takes_the_source_along(model, picks):
     torch.testing.assert_close(hidden, model(SOURCE, MASK, TARGET)[rows, 3:6], **CLOSE)
 
 
+def test_beams_of_a_source_go_their_own_ways(model):
+    """Several rows of each source, of which others are picked after every token, also once a source is done."""
+    generator = torch.Generator().manual_seed(4)
+    state = model.init_state(model.encode(SOURCE, MASK), 4 * T)
+    _, state = model.step(TARGET[:, :2], state, torch.tensor([2, 1, 2]))
+    texts = [row[:n] for row, n in zip(TARGET.tolist(), [2, 1, 2], strict=True)]
+    sources, beams = [0, 1, 2], 1
+    for step, kept in enumerate([[0, 1, 2]] * 10 + [[0, 2]] * 10 + [[2]] * 3):
+        parents = [sources.index(s) * beams + p for s in kept for p in torch.randint(beams, (3,), generator=generator)]
+        new = torch.randint(3, VOCAB, (len(parents), 1), generator=generator)
+        index = torch.tensor([int(parent) for parent in parents])
+        texts = [[*texts[parent], int(token)] for parent, token in zip(index.tolist(), new, strict=True)]
+        hidden, state = model.step(new, state.reorder(index))
+        sources, beams = kept, 3
+        assert state.lengths.tolist() == [len(text) for text in texts]
+        for row, text in enumerate(texts):
+            source = slice(sources[row // 3], sources[row // 3] + 1)
+            expected = model(SOURCE[source], MASK[source], torch.tensor([text]))[0, -1]
+            torch.testing.assert_close(hidden[row, 0], expected, **CLOSE, msg=f"step {step}, row {row}")
+    copy, lengths = state.clone(), state.lengths
+    more = random_ids(2, rows=3, seed=9)
+    for wanted in (copy, state):
+        hidden, after = model.step(more, wanted)
+    after = after.truncate(lengths + 1)
+    again, _ = model.step(more[:, 1:], after)
+    torch.testing.assert_close(again[:, 0], hidden[:, 1], **CLOSE)
+
+
+def test_more_tokens_than_there_is_room_for_are_refused(model):
+    if model.max_seq_len is None:
+        return
+    state = model.init_state(model.encode(SOURCE, MASK), 3)
+    _, state = model.step(TARGET[:, :3], state)
+    for each in (state.clone(), state.reorder(torch.tensor([0, 0, 1, 1]))):
+        with pytest.raises(InputError, match=r"4 tokens do not fit the .* capacity of 3"):
+            model.step(random_ids(1, rows=len(each.lengths)), each)
+
+
 def test_clone_is_independent_and_truncate_goes_back(model):
     state = model.init_state(model.encode(SOURCE, MASK), 2 * T)
     _, state = model.step(TARGET[:, :3], state)
