@@ -12,6 +12,12 @@ pytest.importorskip("sklearn", reason="model=tfidf needs scikit-learn, of the fl
 GOOD, BAD = ("good", "great", "fine", "lovely"), ("bad", "dull", "poor", "awful")
 
 
+@pytest.fixture(autouse=True)
+def _no_curves(monkeypatch):
+    """Drawing them takes longer than these runs."""
+    monkeypatch.setattr("llmcli.results.draw", lambda *told, **named: None)
+
+
 @pytest.fixture
 def reviews(tmp_path):
     draw = random.Random(0)

@@ -76,7 +76,7 @@ class Tfidf(GrownBuffers):
         self.min_texts, self.cost, self.max_characters = min_texts, cost, max_characters
         self.register_buffer("spelled", torch.zeros(0, dtype=torch.uint8))  # the terms one after another
         self.register_buffer("ends", torch.zeros(0, dtype=torch.int64))  # (V,) where each ends
-        self.register_buffer("idf", torch.zeros(0, dtype=torch.float64))  # (V,)
+        self.register_buffer("idf", torch.zeros(0))  # (V,)
         self.register_buffer("weight", torch.zeros(0, 0))  # (C, P * V)
         self.register_buffer("bias", torch.zeros(0))  # (C,)
         self.register_buffer("scale", torch.ones(()))
@@ -90,7 +90,7 @@ class Tfidf(GrownBuffers):
         Raises InputError where the texts have no terms.
         """
         flat = [text[: self.max_characters] for example in texts for text in example]
-        self.by_characters = torch.tensor(self.units == "characters" or (self.units == "auto" and _unspaced(flat)))
+        self._keep(by_characters=self.units == "characters" or (self.units == "auto" and _unspaced(flat)))
         self._counter = self._new_counter(min_df=self.min_texts)
         try:
             counts = self._counter.fit_transform(flat)
@@ -100,15 +100,16 @@ class Tfidf(GrownBuffers):
                 "a lower model.min_texts" if self.min_texts > 1 else "",
             ) from err
         terms = [term.encode() for term in self._counter.get_feature_names_out()]
-        self.spelled = torch.frombuffer(bytearray(b"".join(terms)), dtype=torch.uint8)
-        self.ends = torch.tensor(np.cumsum([len(term) for term in terms]))
         having = np.bincount(counts.indices, minlength=len(terms))
-        self.idf = torch.from_numpy(np.log((1 + len(flat)) / (1 + having)) + 1)
+        self._keep(
+            spelled=np.frombuffer(b"".join(terms), np.uint8),
+            ends=np.cumsum([len(term) for term in terms]),
+            idf=np.log((1 + len(flat)) / (1 + having)) + 1,
+        )
         features = self._features(texts)
-        if scaled:
-            self.scale = torch.tensor(self._best_scale(features, held, several))
+        self._keep(scale=self._best_scale(features, held, several) if scaled else 1.0)
         weight, bias = self._machines(features, held)
-        self.weight, self.bias = torch.from_numpy(weight), torch.from_numpy(bias)
+        self._keep(weight=weight, bias=bias)
 
     def forward(self, texts: Texts) -> Tensor:
         """Texts (N, P) -> logits (N, C): above 0 a class is more probable than not, and the largest is the best."""
@@ -118,6 +119,12 @@ class Tfidf(GrownBuffers):
         starts = range(0, len(texts), _AT_ONCE)
         scores = [self._features(texts[start : start + _AT_ONCE]) @ weight.T + bias for start in starts]
         return torch.from_numpy(np.concatenate(scores)).to(self.get_buffer("bias").device) * self.get_buffer("scale")
+
+    def _keep(self, **values: Any) -> None:
+        """Buffers of new sizes, on the device and of the type of those of before."""
+        for name, value in values.items():
+            before = self.get_buffer(name)
+            setattr(self, name, torch.tensor(value, dtype=before.dtype, device=before.device))
 
     # -- features ----------------------------------------------------------------------------------------------
 

@@ -105,6 +105,14 @@ def test_a_pair_knows_which_text_is_which():
     assert model.weight.shape[1] == 2 * len(model.idf)
 
 
+def test_what_is_fitted_lies_where_the_model_does():
+    model = Tfidf(**OPTIONS).to("meta")
+    kept = {name: (buffer.device, buffer.dtype) for name, buffer in model.named_buffers()}
+    model._keep(weight=np.ones((2, 3)), ends=[1, 2])
+    assert {name: (buffer.device, buffer.dtype) for name, buffer in model.named_buffers()} == kept
+    assert model.weight.shape == (2, 3)
+
+
 def test_no_more_than_so_many_characters_are_read():
     model = fitted(max_characters=4)
     torch.testing.assert_close(model([("good film",)]), model([("good plot",)]))
