@@ -78,7 +78,7 @@ def test_resumed_it_ends_with_the_same_figures(llm, reviews, tmp_path):
         (["task=language_modeling"], "holds LabeledText records; task=language_modeling learns from Text",
          "it goes with task=classification"),
         (["model=mlp"], "model=mlp is of kind 'window' and cannot be trained with task=classification",
-         "it goes with task=language_modeling"),
+         "or task=language_modeling"),
         (["data.reader.label=star"], 'there is no column "star"; the columns are: review, stars.',
          "data.reader.label=COLUMN"),
         (["batch=windows"], "model=lstm with task=classification learns from examples, and batch=windows gives windows",
@@ -195,4 +195,5 @@ def test_texts_that_stand_in_train_are_scored_with_and_without(llm, tmp_path):
             clean = scored["without_leaks"]
             assert (clean["examples"], clean["accuracy"], clean["f1"]) == (10, 1.0, 1.0)
             assert clean["floor_accuracy"] == 1.0 and scored["floor_accuracy"] < 1
-            assert "accuracy, without leaks" in llm("eval", f"ckpt={run}").out
+            [head] = [line for line in llm("eval", f"ckpt={run}").out.splitlines() if line.startswith("figure ")]
+            assert head.split("  ")[-2:] == ["floor", "without leaks, floor"] and "  without leaks  " in head

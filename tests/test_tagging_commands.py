@@ -126,7 +126,7 @@ def test_long_sentences_are_cut_counted_and_scored_whole(llm, learned, news, tmp
         (["model=ngram", "task=tagging"], "model=ngram is of kind 'counts' and cannot be trained with task=tagging",
          "it goes with task=counting"),
         (["model=mlp"], "model=mlp is of kind 'window' and cannot be trained with task=tagging",
-         "it goes with task=language_modeling"),
+         "or task=language_modeling"),
         (["model=dan"], "model=dan is of kind 'average' and cannot be trained with task=tagging",
          "it goes with task=classification"),
         (["task=classification"], "holds TaggedTokens records; task=classification learns from LabeledText",
