@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 import llmcli
 from llmcli import checkpoint, config, files
 from llmcli.callbacks.history import COLUMNS, read_rows
+from llmcli.models.autoencoder import Autoencoder
 from llmcli.models.base import EncoderOnly, WordVectorModel
 from llmcli.models.encoder_decoder import EncoderDecoder
 from llmcli.schema import locate
@@ -334,9 +335,9 @@ def test_every_model_is_tested_above():
     for name in options("model"):
         node = OmegaConf.load(CONFIGS / "model" / f"{name}.yaml")
         model = locate(str(node._target_))
-        # encoders, translators and word vectors continue no text, and have tests of their own
+        # encoders, translators, autoencoders and word vectors continue no text, and have tests of their own
         if (
-            not issubclass(model, EncoderOnly | EncoderDecoder | WordVectorModel)
+            not issubclass(model, EncoderOnly | EncoderDecoder | Autoencoder | WordVectorModel)
             and OmegaConf.to_container(node).get("causal") is not False
         ):
             generating.add(name)
