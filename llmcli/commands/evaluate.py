@@ -73,19 +73,23 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
 
 
 def _show_all(figures: Mapping[str, Any]) -> None:
-    """The figures with their intervals, then those of each class, what sets them apart from a baseline's, and what
-    else there is to know."""
-    bounds = figures.get("intervals", {})
+    """The figures with their intervals, without leaks and their floors, then those of each class, what sets them apart
+    from a baseline's, and what else there is to know."""
     plain = {name: value for name, value in figures.items() if not isinstance(value, Mapping | str)}
-    plain |= {f"{name}, without leaks": value for name, value in figures.get("without_leaks", {}).items()}
+    floors = {name.removeprefix("floor_"): plain.pop(name) for name in list(plain) if name.startswith("floor_")}
+    leaks = dict(figures.get("without_leaks", {}))
+    shown: dict[str, Mapping[str, str]] = {"value": {name: _show(value) for name, value in plain.items()}}
+    shown["95% interval"] = {name: _between(each) for name, each in figures.get("intervals", {}).items()}
+    shown["without leaks"] = {name: _show(each) for name, each in leaks.items() if not name.startswith("floor_")}
+    shown["floor"] = {name: _show(value) for name, value in floors.items()}
+    shown["without leaks, floor"] = {
+        name.removeprefix("floor_"): _show(each) for name, each in leaks.items() if name.startswith("floor_")
+    }
+    shown = {title: column for title, column in shown.items() if column}
+    names = dict.fromkeys(name for column in shown.values() for name in column)
     rows: list[tuple[str, ...]]
-    rows = [
-        (title, *([""] * (2 if bounds else 1)))
-        if name is None
-        else (title, _show(plain[name]), *([_between(bounds.get(name))] if bounds else []))
-        for title, name in _grouped(list(plain))
-    ]
-    ui.table(rows, ("figure", "value", *(["95% interval"] if bounds else [])), right=(1,), stdout=True)
+    rows = [(title, *(column.get(name or "", "") for column in shown.values())) for title, name in _grouped([*names])]
+    ui.table(rows, ("figure", *shown), right=[1, *range(2 + ("95% interval" in shown), 1 + len(shown))], stdout=True)
     classes = figures.get("classes", {})
     if 0 < len(classes) <= MOST_CLASSES:
         columns = list(next(iter(classes.values())))

@@ -13,7 +13,7 @@ from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
 
-from llmcli.report.page import histogram, page, safe, section, table
+from llmcli.report.page import grid, histogram, page, panel, safe, section, table
 from llmcli.text.segment.base import UNSPACED
 
 WORST = 30  # texts of the lowest chrF that are shown
@@ -61,11 +61,11 @@ def decoded_report(found: DecodedFigures) -> str:
     order = sorted(range(len(scores)), key=lambda number: (scores[number], number))
     worst, rest = order[:WORST], order[WORST:]
     others = sorted(random.Random(0).sample(rest, min(OTHERS, len(rest))))  # the same ones each time
-    edges = list(range(0, 101 + _STEP, _STEP))  # the last bar is of texts that are their references
+    edges = [*range(0, 101, _STEP), 101]  # the last bar is of texts that are their references
     counts = [sum(low <= score < high for score in scores) for low, high in pairwise(edges)]
     parts = [
         section("Figures", table(found.headers, found.figures), note=found.note),
-        section("Single texts", histogram(edges, counts, unit="chrF"), note="How many texts have which chrF."),
+        section("Single texts", grid([panel("How many texts have which chrF", histogram(edges, counts, unit="chrF"))])),
         section("Worst texts", _LEGEND, *_examples(found.outcomes, worst), note="Of the lowest chrF."),
     ]
     if others:
