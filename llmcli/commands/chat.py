@@ -162,11 +162,9 @@ class Session:
                 if interrupted():
                     raise StoppedError
 
-            try:
-                answer = self.dialogue.ask(text, show)
-            finally:
-                if streams:
-                    ui.end_stream()
+            answer = self.dialogue.ask(text, show)
+            if streams:
+                ui.end_stream()
         if self.as_json:
             ui.out_json({"message": text, **_plain(answer)})
         if answer.forgotten:

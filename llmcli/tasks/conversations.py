@@ -115,7 +115,11 @@ class PreferenceEncoder:
             _, (*before, kept) = shortened(record, [*before, longest], room)
             answers = ((answer[: len(kept)], len(answer) > len(kept)) for answer in (chosen, rejected))
             rows = [_row(self.turns, [*roles, ASSISTANT], [*before, answer], limit, cut=cut) for answer, cut in answers]
-        return [{**row, "n_tokens": int(place == 0)} for place, row in enumerate(rows)]
+            begin = len(self.turns.prompt(roles, before))
+        for place, row in enumerate(rows):
+            row["labels"][: begin - 1] = IGNORED  # what the assistant said before is no part of the answer
+            row["n_tokens"] = int(place == 0)
+        return rows
 
     def _size(self, roles: Sequence[str], ids: Sequence[Ids]) -> int:
         return self.turns.layout([*roles, ASSISTANT]).fixed + sum(map(len, ids)) - 1
