@@ -61,7 +61,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     strategy = strategy_of(loaded, cfg.get("decoding"))
     constraint = _constraint(cfg.constraint, loaded.tokenizer)
     num_samples, as_json = int(cfg.num_samples), bool(cfg.json)
-    written = _from_codes(loaded, cfg, prompts)
+    from_codes = _from_codes(loaded, cfg, prompts)
     streaming = bool(cfg.stream) and not as_json and not sources and len(prompts) * num_samples == 1
     begun = False
 
@@ -75,12 +75,12 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     began = time.monotonic()
     with torch.inference_mode():
         results = generate(
-            written or loaded.task,
+            from_codes or loaded.task,
             loaded.tokenizer,
-            prompts if written is None else written.prompts,
+            prompts if from_codes is None else from_codes.prompts,
             strategy=strategy,
             max_new_tokens=int(cfg.max_new_tokens),
-            num_samples=num_samples if written is None else 1,
+            num_samples=num_samples if from_codes is None else 1,
             stop=texts.get("stop", []),
             seed=int(cfg.seed),
             unknown=_unknown(str(cfg.unknown)),
@@ -90,7 +90,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             aligned=sources and as_json,
             on_text=show if streaming else None,
         )
-    if written is not None:
+    if from_codes is not None:
         results = [replace(result, prompt="") for result in results]
     seconds = time.monotonic() - began
     tokens = sum(len(result.ids) for result in results)

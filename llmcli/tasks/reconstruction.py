@@ -144,7 +144,7 @@ class Reconstruction(Task):
             "n": (labels != IGNORED).sum(1),
             "texts": torch.ones_like(each_nll[0]),
             "reconstruction": each_nll.mean(0),
-            "correct": torch.cat(right).double().mean(0),
+            "correct": torch.cat(right).float().mean(0),
         }
         sums = {"means": posterior.mean.sum(0), "mean_squares": (posterior.mean**2).sum(0)}
         if posterior.log_variance is not None:

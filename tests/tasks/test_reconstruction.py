@@ -121,7 +121,7 @@ def test_the_parts_add_up():
     real = given["labels"] != IGNORED
     nll = -logits.gather(2, given["labels"].clamp(min=0)[..., None])[..., 0] * real
     assert torch.allclose(each["reconstruction"], nll.sum(1))
-    assert torch.equal(each["correct"], ((logits.argmax(2) == given["labels"]) & real).sum(1).double())
+    assert torch.equal(each["correct"], ((logits.argmax(2) == given["labels"]) & real).sum(1).float())
     metrics = task.metrics()
     for metric in metrics:
         metric.update({"loss": result.loss, "n": result.n, **result.sums})
