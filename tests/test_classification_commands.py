@@ -196,4 +196,5 @@ def test_texts_that_stand_in_train_are_scored_with_and_without(llm, tmp_path):
             assert (clean["examples"], clean["accuracy"], clean["f1"]) == (10, 1.0, 1.0)
             assert clean["floor_accuracy"] == 1.0 and scored["floor_accuracy"] < 1
             [head] = [line for line in llm("eval", f"ckpt={run}").out.splitlines() if line.startswith("figure ")]
-            assert head.split("  ")[-2:] == ["floor", "without leaks, floor"] and "  without leaks  " in head
+            columns = [each.strip() for each in head.split("  ") if each]
+            assert columns[-2:] == ["floor", "without leaks, floor"] and "without leaks" in columns
