@@ -17,6 +17,7 @@ from llmcli.data.records import Record, TaggedTokens
 from llmcli.errors import InputError
 from llmcli.heads import TokenHead
 from llmcli.layers.characters import CharacterCNN, CharacterLSTM, Spelling
+from llmcli.layers.ngrams import NgramEmbedding
 from llmcli.losses import IGNORED
 from llmcli.metrics.base import Metric
 from llmcli.metrics.classification import MacroF1, per_class
@@ -75,7 +76,8 @@ class Tagging(Task):
         word_dropout: float,
         dropout: float,
         words: Words,
-        marks: bool = False,  # as runs of before were trained
+        pair_rows: int = 0,  # these two as runs of before were trained
+        marks: bool = False,
     ) -> None:
         super().__init__(optimizer=optimizer, schedule=schedule)
         if len(names) < 2:
@@ -85,6 +87,8 @@ class Tagging(Task):
             raise InputError(f"task.characters ({characters}) must be one of {', '.join(get_args(Spelling))}")
         if longest_word < 3:
             raise InputError(f"task.longest_word ({longest_word}) must be at least 3: a byte between two marks")
+        if pair_rows < 0:
+            raise InputError(f"task.pair_rows ({pair_rows}) must be at least 0; 0 is without pairs")
         if word_dropout < 0:
             raise InputError(f"task.word_dropout ({word_dropout}) must be at least 0")
         if words not in get_args(Words):
@@ -96,6 +100,12 @@ class Tagging(Task):
             kind = CharacterCNN if characters == "cnn" else CharacterLSTM
             self.spelling = kind(d_embed=D_BYTE, d_out=d_characters)
             self.blend = nn.Linear(d_characters, model.input_embedding.embedding_dim, bias=False)
+        self.pairs: NgramEmbedding | None = None
+        if pair_rows:
+            table = model.input_embedding
+            rows = [pair_rows]
+            self.pairs = NgramEmbedding(vocab_size=table.num_embeddings, d_model=table.embedding_dim, rows=rows)
+            nn.init.normal_(self.pairs.tables[0].weight, std=float(table.weight.detach().std()))
         self.names, self.words, self.marks = tuple(names), words, marks
         self.longest = None if characters == "none" else longest_word
         self.entities = EntityCounts(names) if marks_spans(names) else None
@@ -132,6 +142,10 @@ class Tagging(Task):
             drawn = torch.rand(ids.shape, device=ids.device) < rates.to(ids.device)[ids]
             ids = ids.masked_fill(drawn, unk_id)
         embedded = None if self.spelling is None else self._spelled(ids, first, batch["characters"], real)
+        if self.pairs is not None:
+            if embedded is None:
+                embedded = cast("Tensor", self.model.input_embedding(ids))
+            embedded = embedded + self.pairs(self.pairs.history(ids, batch.get("mask"), None)).to(embedded.dtype)
         hidden = self.model(ids, mask=batch.get("mask"), inputs_embeds=embedded)  # (B, T, D)
         of_words = hidden.gather(1, first.clamp(min=0).unsqueeze(2).expand(-1, -1, hidden.size(2)))  # (B, W, D)
         return self.head.scores(of_words)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from llmcli.errors import InputError
 from llmcli.heads import LanguageModelHead
-from llmcli.models.transformer import NgramEmbedding, Transformer, rotary_table, rotate
+from llmcli.layers.ngrams import NgramEmbedding
+from llmcli.models.transformer import Transformer, rotary_table, rotate
 
 VOCAB = 13
 SMALL = {

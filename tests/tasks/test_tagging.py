@@ -25,7 +25,7 @@ D = 8
 IOB2 = ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
 OPTIONS = {
     "causal": False, "names": IOB2, "crf": True, "characters": "cnn", "d_characters": 6, "longest_word": 12,
-    "word_dropout": 0.0, "dropout": 0.0, "words": "auto",
+    "pair_rows": 0, "word_dropout": 0.0, "dropout": 0.0, "words": "auto",
 }  # fmt: skip
 SENTENCES = [
     TaggedTokens(("Ann", "Lee", "went", "to", "Rome"), ("B-PER", "I-PER", "O", "O", "B-LOC")),
@@ -80,7 +80,10 @@ def batch_of(task, tokenizer, records, limit=1000):
 
 
 @pytest.mark.parametrize("model", [lstm, transformer, textcnn])
-@pytest.mark.parametrize("changes", [{}, {"crf": False, "characters": "none"}, {"characters": "lstm"}])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"crf": False, "characters": "none"}, {"characters": "lstm"}, {"characters": "none", "pair_rows": 64}],
+)
 def test_padding_and_the_rest_of_the_batch_change_nothing(tokenizer, model, changes):
     task = make(tokenizer, model, **changes)
     together = task._step(batch_of(task, tokenizer, SENTENCES), "val")
@@ -117,6 +120,21 @@ def test_spelling_is_added_to_the_first_piece_alone():
     assert changed[0].nonzero().flatten().tolist() == [0, 3, 6, 10, 12]
     assert changed[1].nonzero().flatten().tolist() == [0]
     torch.testing.assert_close((embedded - plain)[0, 12], (embedded - plain)[1, 0])  # Rome is Rome
+
+
+@pytest.mark.parametrize("characters", ["none", "cnn"])
+def test_a_word_is_read_with_the_pair_that_it_forms_with_the_one_before(tokenizer, characters):
+    narrow = lambda size: TextCNN(vocab_size=size, causal=False, d_embed=5, widths=[1], n_filters=4, dropout=0.0)  # noqa: E731
+    task = make(tokenizer, narrow, characters=characters, pair_rows=10_000)  # which sees each word alone
+    first, second = (TaggedTokens(words, ("O",) * 3) for words in (("Ann", "went", "to"), ("Rome", "went", "to")))
+    batch = batch_of(task, tokenizer, [first, second])
+    scores = task.scores(batch, batch["first"] >= 0)
+    assert not torch.allclose(scores[0, 1], scores[1, 1])  # "went" after another word
+    assert torch.allclose(scores[0, 2], scores[1, 2])  # "to" after the same one
+    with torch.no_grad():
+        task.pairs.tables[0].weight.zero_()
+    scores = task.scores(batch, batch["first"] >= 0)
+    assert torch.allclose(scores[0, 1], scores[1, 1])
 
 
 def test_words_without_pieces_are_unknown_and_an_empty_sentence_is_one_of_padding(tokenizer):
