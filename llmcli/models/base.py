@@ -73,7 +73,10 @@ class State(ABC):
 
     @abstractmethod
     def reorder(self, index: Tensor) -> Self:
-        """Rows picked by `index` (B',), as beam search needs; B' may differ from B."""
+        """Rows picked by `index` (B',), on the CPU or the device, as beam search needs; B' may differ from B.
+
+        The given state is spent: use the returned one.
+        """
 
     @abstractmethod
     def truncate(self, lengths: Tensor) -> Self:
