@@ -18,7 +18,7 @@ from llmcli.tokenizers.base import Tokenizer
 
 FinishReason = Literal["end", "stop", "length"]
 _SHOWN = 10  # unknown characters named in an error
-AT_ONCE = 64  # sources of similar length that are turned into their targets together
+AT_ONCE = 32  # sources of similar length that are turned into their targets together
 
 
 @dataclass(frozen=True, slots=True)

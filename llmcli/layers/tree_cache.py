@@ -97,8 +97,12 @@ class TreeCache:
         keys, values = self.keys, self.values
         if rows is not None:
             filled = self.visible.size(1)
-            rows = rows.to(keys.device)
-            keys, values = (kept[:, :, :, :filled].index_select(1, rows) for kept in (keys, values))
+            first, count = int(rows[0]), len(rows)
+            if torch.equal(rows, torch.arange(first, first + count)):  # sources in order of length end in that order
+                keys, values = (kept[:, first : first + count] for kept in (keys, values))
+            else:
+                at = rows.to(keys.device)
+                keys, values = (kept[:, :, :, :filled].index_select(1, at) for kept in (keys, values))
         picked = type(self)(keys, values, self.visible[index], self.lengths[index], self.capacity)
         picked.longest, picked.crowded = self.longest, self.crowded
         if picked.visible.size(1) >= picked.crowded:
