@@ -102,10 +102,12 @@ class Tagging(Task):
             self.blend = nn.Linear(d_characters, model.input_embedding.embedding_dim, bias=False)
         self.pairs: NgramEmbedding | None = None
         if pair_rows:
-            table = model.input_embedding
-            rows = [pair_rows]
-            self.pairs = NgramEmbedding(vocab_size=table.num_embeddings, d_model=table.embedding_dim, rows=rows)
-            nn.init.normal_(self.pairs.tables[0].weight, std=float(table.weight.detach().std()))
+            words_of = model.input_embedding
+            self.pairs = NgramEmbedding(
+                vocab_size=words_of.num_embeddings, d_model=words_of.embedding_dim, rows=[pair_rows]
+            )
+            for table in self.pairs.parameters():
+                nn.init.normal_(table, std=float(words_of.weight.detach().std()))
         self.names, self.words, self.marks = tuple(names), words, marks
         self.longest = None if characters == "none" else longest_word
         self.entities = EntityCounts(names) if marks_spans(names) else None
