@@ -85,6 +85,8 @@ class Decoder(Recurrent):
         self.n_memories = 2 if cell == "lstm" else 1
         self.to_input = nn.Linear(d_code, d_model, bias=False) if d_code else None
         self.to_state = nn.Linear(d_code, d_model * n_layers * self.n_memories) if d_code else None
+        if self.to_input is not None:  # at first no louder than the embeddings, or a drawn code drowns the tokens
+            nn.init.uniform_(self.to_input.weight, -0.1 / d_code**0.5, 0.1 / d_code**0.5)
 
     def start(self, code: Tensor) -> RecurrentState:
         """code (B, Z) -> the state before the first token."""

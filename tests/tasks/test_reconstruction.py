@@ -172,8 +172,8 @@ def learn(task, progress=1.0):
 def test_annealing_weighs_the_kl_term_by_the_share_of_the_budget():
     task = make(kl=anneal(0.2, 0.6))
     posterior = task.model.encode(batch(task)["ids"], batch(task)["mask"])
-    kl = float(posterior.kl().sum())
-    nothing, half, whole = (float(learn(task, progress).loss) for progress in (0.1, 0.4, 0.9))
+    kl = posterior.kl().sum().item()
+    nothing, half, whole = (learn(task, progress).loss.item() for progress in (0.1, 0.4, 0.9))
     assert half - nothing == pytest.approx(kl / 2) and whole - nothing == pytest.approx(kl)
 
 
@@ -181,9 +181,9 @@ def test_free_bits_cost_nothing():
     task = make()
     kl = task.model.encode(batch(task)["ids"], batch(task)["mask"]).kl()  # (B, Z)
     low, high = kl.mean(0).sort().values.tolist()
-    whole = float(learn(task).loss)
+    whole = learn(task).loss.item()
     task.free_bits = (low + high) / 2  # above the one dimension and below the other
-    assert float(learn(task).loss) - whole == pytest.approx(4 * (task.free_bits - low))
+    assert learn(task).loss.item() - whole == pytest.approx(4 * (task.free_bits - low))
     task.free_bits = 2 * high
     result = learn(task)
     result.loss.backward()
