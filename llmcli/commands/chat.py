@@ -73,9 +73,8 @@ def _check_converses(loaded: Loaded, name: str) -> None:
         return
     ways = []
     if task.generates:
-        ways.append(
-            f"llm generate ckpt={name} {'turns a text into another' if hasattr(task, 'bind') else 'continues one'}"
-        )
+        does = "turns a text into another" if hasattr(task, "bind") else "continues a text"
+        ways.append(f"llm generate ckpt={name} {does}")
     if hasattr(task, "predict"):
         ways.append(f"llm predict ckpt={name} answers with it")
     if getattr(task, "head_kind", None) == "next token":
@@ -175,6 +174,8 @@ class Session:
             ui.note("stopped")
 
     def _save(self, path: Path) -> None:
+        if not path.absolute().parent.is_dir():
+            raise InputError(f"{path} cannot be written: there is no such folder")
         if path.exists() and path.absolute() not in self._saved:
             raise InputError(f"{path} is there already", "another name, or delete it")
         line = json.dumps(self.dialogue.record(), ensure_ascii=False) + "\n"

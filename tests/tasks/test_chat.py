@@ -1,4 +1,4 @@
-"""task=chat: exactly the assistant's tokens are learned, what is too long ends with an answer, packing changes nothing."""
+"""task=chat: exactly the assistant's tokens are learned, all else is read, packing changes nothing."""
 
 from __future__ import annotations
 
