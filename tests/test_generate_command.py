@@ -61,7 +61,8 @@ def test_json(generate, trained):
     assert len(content["results"]) == 2
     for each in content["results"]:
         assert set(each) == {"prompt", "text", "ids", "tokens", "logprobs", "finish_reason", "prompt_dropped"}
-        assert len(each["tokens"]) == len(each["ids"]) == len(each["logprobs"]) and each["finish_reason"] in ("length", "end")
+        assert len(each["tokens"]) == len(each["ids"]) == len(each["logprobs"])
+        assert each["finish_reason"] in ("length", "end")
         assert (len(each["ids"]) == 12) if each["finish_reason"] == "length" else (len(each["ids"]) <= 12)
         assert max(each["logprobs"]) <= 0
 
