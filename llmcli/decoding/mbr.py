@@ -101,7 +101,10 @@ def likeness(one: Ngrams, other: Ngrams) -> float:
 
 
 class Repeated:
-    """The model with each of its rows `times` times: what a model that has read sources gives for rows beside them."""
+    """The model with each of its rows `times` times: what a model that has read sources gives for rows beside them.
+
+    Rows that have ended may be gone when a text is read anew past the window, which none of a source ever is.
+    """
 
     def __init__(self, model: GeneratingModel, times: int) -> None:
         self.model, self.times = model, times
@@ -112,6 +115,8 @@ class Repeated:
         return self.model.device
 
     def init_state(self, batch_size: int, capacity: int) -> State:
+        if batch_size % self.times:
+            return self.model.init_state(batch_size, capacity)
         rows = torch.arange(batch_size // self.times, device=self.device)
         return self.model.init_state(len(rows), capacity).reorder(rows.repeat_interleave(self.times))
 

@@ -54,6 +54,13 @@ def test_samples_that_agree_are_one_with_the_score_of_all():
     assert only.score == 1.0
 
 
+def test_samples_may_outgrow_the_window_after_others_have_ended():
+    together = search(PROMPTS, model=ToyModel(max_seq_len=5), n_best=8)
+    assert together == [search([prompt], model=ToyModel(max_seq_len=5), n_best=8)[0] for prompt in PROMPTS]
+    lengths = [len(each.ids) for found in together for each in found]
+    assert max(lengths) > 5 and min(lengths) < max(lengths)
+
+
 def test_the_best_is_the_first_of_the_n_best():
     assert [each[0] for each in search(PROMPTS, n_best=5)] == [each[0] for each in search(PROMPTS, n_best=1)]
 
