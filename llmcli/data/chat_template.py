@@ -12,9 +12,10 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -24,6 +25,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from llmcli.errors import InputError
 from llmcli.tokenizers.base import RESERVED
@@ -37,6 +39,11 @@ MAX_CHARACTERS = 1_000_000  # of what it writes, places of texts included
 _SPECIAL = 0xFDD0
 _PLACE, _PLACE_END, _BEGIN, _END = "\ufde0", "\ufde1", "\ufde2", "\ufde3"
 _PRIVATE = re.compile("[\ufdd0-\ufdef]")
+
+
+# Filters and methods of strings whose result can be far longer than what they are given.
+_MULTIPLYING = {"batch", "center", "expandtabs", "format", "format_map", "indent", "join", "ljust", "replace"}
+_MULTIPLYING |= {"rjust", "round", "slice", "translate", "wordwrap", "zfill"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +117,7 @@ class ChatTemplate:
                 for part in self._template.generate(variables):
                     parts.append(part)
                     size += len(part)
-                    if size > MAX_CHARACTERS:
-                        raise _EndlessError(f"it writes more than {MAX_CHARACTERS:,} characters")
+                    _check_size(size)
                 return "".join(parts)
         except Exception as err:  # a template can raise whatever Python can
             lines = [
@@ -133,15 +139,69 @@ class ChatTemplate:
                 yield Piece(text=part, said=said)
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's, without what takes all time or memory in a single step."""
+class _EndlessError(Exception):
+    """A rendering goes on and on."""
 
-    intercepted_binops = frozenset({"*", "**"})
+
+def _check_size(size: int) -> None:
+    if size > MAX_CHARACTERS:
+        raise _EndlessError(f"it writes more than {MAX_CHARACTERS:,} characters")
+
+
+def _joined(parts: Iterable[str]) -> str:
+    found = list(parts)
+    _check_size(sum(map(len, found)))
+    return "".join(found)
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's, without what makes much of little in a single step, which no bound on steps stops.
+
+    Nothing is worked out while a template compiles, where nothing is bounded.
+    """
+
+    intercepted_binops = frozenset({"*", "**", "%", "+"})
+    concat = staticmethod(_joined)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(optimized=False, finalize=_as_it_is, **options)
+        for name in _MULTIPLYING:
+            self.filters.pop(name, None)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Not let in by another door than other methods."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return attr not in _MULTIPLYING and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or not (isinstance(left, int | float) and isinstance(right, int | float)):
+        numbers = isinstance(left, int | float) and isinstance(right, int | float)
+        if operator == "**" or not (numbers or operator == "+"):
             raise SecurityError(f"{operator} is not allowed here")
+        if not numbers and isinstance(left, Sized) and isinstance(right, Sized):
+            _check_size(len(left) + len(right))
         return super().call_binop(context, operator, left, right)
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        tree: nodes.Template = _Added().visit(super()._parse(source, name, filename))
+        return tree
+
+
+class _Added(NodeTransformer):
+    """`a ~ b` as `a|string + b|string`, which the sandbox is asked about."""
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802  as the base class names it
+        self.generic_visit(node)
+        parts: list[nodes.Expr] = [
+            nodes.Filter(each, "string", [], [], None, None, lineno=node.lineno) for each in node.nodes
+        ]
+        return reduce(lambda left, right: nodes.Add(left, right, lineno=node.lineno), parts)
+
+
+@jinja2.pass_context
+def _as_it_is(context: Any, value: Any) -> Any:
+    """What is printed; that it is asked for keeps Jinja from printing constants while it compiles."""
+    return value
 
 
 class _Generation(Extension):
@@ -156,10 +216,6 @@ class _Generation(Extension):
 
     def _enclosed(self, caller: Callable[[], str]) -> str:
         return f"{_BEGIN}{caller()}{_END}"
-
-
-class _EndlessError(Exception):
-    """A rendering goes on and on."""
 
 
 def _refuse(message: str) -> NoReturn:

@@ -178,3 +178,38 @@ def test_what_the_vocabulary_cannot_write():
 def test_roles_out_of_order(roles, message):
     with pytest.raises(InputError, match=message):
         check_roles(roles, last="assistant")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ 'a'|center(2000000)|length }}",
+        "{{ ('a'|center(2000000))[:1] }}",
+        "{{ [1]|batch(2000000, 1)|list|length }}",
+        "{{ [1]|slice(2000000)|list|length }}",
+        "{{ range(9)|join('a')|length }}",
+        "{{ 1|round(2000000, 'ceil') }}",
+        "{{ 'a'.ljust(2000000)|length }}",
+        "{{ 'aa'.replace('a', 'aaa')|length }}",
+        "{{ '{:2000000d}'.format(1)|length }}",
+        "{{ '%2000000d' % 1 }}",
+        "{% set n = namespace(x='a') %}{% for i in range(22) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(22) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(22) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(22) %}"
+        "{% set y %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = y %}{% endfor %}",
+    ],
+)
+def test_no_template_makes_much_of_little(text):
+    with pytest.raises(InputError, match=r"No filter|unsafe|not allowed|more than 1,000,000 characters"):
+        ChatTemplate(text=text + "{% for m in messages %}{{ m.content }}{% endfor %}", marks={}).pieces(
+            ["user"], answer_next=False
+        )
+
+
+def test_parts_that_are_put_together_are_written_as_before():
+    text = (
+        "{{ 'a' ~ 1 ~ ([2] + [3]) }}{{ 7 % 4 + 2 * 3 }}{% for m in messages %}{{ '<' ~ m.content + '>' }}{% endfor %}"
+    )
+    pieces = ChatTemplate(text=text, marks={}).pieces(["user"], answer_next=False)
+    assert [piece.text for piece in pieces] == ["a1[2, 3]9<", "", ">"]
