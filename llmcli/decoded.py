@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from llmcli import config as configs
-from llmcli.checkpoint import Loaded
 from llmcli.data.examples import Examples
 from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.decoding.generate import Generation, generate
@@ -20,12 +17,6 @@ from llmcli.tasks.base import Task
 from llmcli.tokenizers.base import Tokenizer
 
 AT_ONCE = 256  # sources between two reports of progress
-
-
-def own_strategy(loaded: Loaded) -> Strategy | Search:
-    """How the run was to decode: its own `decoding`."""
-    strategy: Strategy | Search = configs.build(OmegaConf.create(loaded.config).decoding, trusted=loaded.trusted)
-    return strategy
 
 
 def scorer_of(examples: Examples) -> TextScorer:

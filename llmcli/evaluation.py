@@ -14,13 +14,14 @@ from llmcli.answers import Answers, open_folder
 from llmcli.assembly import batches
 from llmcli.checkpoint import Loaded
 from llmcli.data.records import TextPair
-from llmcli.decoded import Decoded, decode, own_strategy, scorer_of
+from llmcli.decoded import Decoded, decode, scorer_of
 from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.decoding.codes import CodeModel
 from llmcli.errors import InputError
 from llmcli.floor import floor_of
 from llmcli.metrics.decoded import TextScorer
 from llmcli.scored_data import Scored, find_data, with_scorer
+from llmcli.strategies import strategy_of
 from llmcli.tasks.base import Batch, ScoresExamples, StepResult, Task, figures
 from llmcli.text_floor import TextFloor
 from llmcli.trainer import accelerator_of
@@ -214,7 +215,7 @@ def _decoded(
             loaded.task,
             loaded.tokenizer,
             examples,
-            strategy=strategy or own_strategy(loaded),
+            strategy=strategy or strategy_of(loaded, None),
             max_new_tokens=max_new_tokens,
             report=(lambda n: meter("decoding", n, len(examples))) if progress else None,
         )

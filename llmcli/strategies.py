@@ -23,6 +23,7 @@ def strategy_of(loaded: Loaded, asked: DictConfig | None) -> Strategy | Search:
     Raises InputError for keys that the run's own decoding does not have.
     """
     if asked is not None and "_target_" in asked:
+        configs.validate(OmegaConf.create({"decoding": asked}))
         strategy: Strategy | Search = configs.build(asked)
         return strategy
     own = OmegaConf.create(loaded.config).decoding

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import cast
 
 from llmcli.checkpoint import load
-from llmcli.decoded import own_strategy
 from llmcli.decoding.base import SourceModel
 from llmcli.decoding.generate import generate
 from llmcli.errors import InputError
+from llmcli.strategies import strategy_of
 
 LONGEST = 400  # tokens of a translation
 
@@ -26,7 +26,7 @@ def translator(path: Path, *, named: str) -> Callable[[list[str]], list[str]]:
             f"{named}: {path} is a {type(loaded.task).__name__} run, which turns no text into another",
             "llm train data=text_pairs model=seq2seq_transformer trains one that does",
         )
-    strategy, tokenizer = own_strategy(loaded), loaded.tokenizer
+    strategy, tokenizer = strategy_of(loaded, None), loaded.tokenizer
     limit = getattr(loaded.task, "max_seq_len", None)
 
     def translate(texts: list[str]) -> list[str]:
