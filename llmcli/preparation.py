@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmcli import config as configs
 from llmcli import ui
+from llmcli.data import translated
 from llmcli.data.cache import digest
 from llmcli.data.prepare import Prepared, prepare
 from llmcli.data.records import Text
@@ -19,7 +20,7 @@ from llmcli.errors import InputError
 from llmcli.schema import locate
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
-from llmcli.translations import with_translations
+from llmcli.translations import with_translations, without_translations
 from llmcli.trust import check_targets
 
 SECTIONS = ("data", "clean", "duplicates", "tokenizer", "prepare")  # of a config, that preparing needs
@@ -55,13 +56,22 @@ def prepare_data(
 
 
 def prepare_as(
-    cfg: DictConfig, tokenizer: Tokenizer, fingerprint: Mapping[str, Any], *, trusted: tuple[str, ...], otherwise: str
+    cfg: DictConfig,
+    tokenizer: Tokenizer,
+    fingerprint: Mapping[str, Any],
+    *,
+    trusted: tuple[str, ...],
+    otherwise: str,
+    to_score: bool = False,
 ) -> Prepared:
     """The data of a run's config with the run's own tokenizer, from the run's cache entry where it is still there.
 
     fingerprint: of the source when the run began. Raises InputError where it has changed since, with the way out
     `otherwise`, and where it would have to be downloaded: a config that comes with a file is not asked what to fetch.
+    to_score: without what translators added to train, so that a run can be scored where its translators are not.
     """
+    if to_score:
+        cfg, fingerprint = without_translations(cfg), translated.without(fingerprint)
     source = _source(cfg, trusted)
     if absent := source.missing():
         raise InputError(

@@ -116,6 +116,7 @@ def _own(loaded: Loaded, cfg: DictConfig) -> Prepared:
         loaded.content["llm"]["data"]["fingerprint"],
         trusted=loaded.trusted,
         otherwise="data=... scores other text on purpose; put the old files back to score what the run knows",
+        to_score=True,
     )
 
 

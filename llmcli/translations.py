@@ -6,12 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from llmcli.data.back_translation import Translate
 from llmcli.data.cache import sha256_file
 from llmcli.data.source import Source
 from llmcli.data.translated import with_reworded, with_synthetic_pairs
 from llmcli.errors import InputError
 from llmcli.runs import resolve
+
+
+def without_translations(cfg: DictConfig) -> DictConfig:
+    """The config of the same data as it was read, with nothing added."""
+    changed = cfg.copy()
+    for key in ("reworded_by", "sources_by", "targets"):
+        if OmegaConf.select(changed, f"prepare.{key}"):
+            OmegaConf.update(changed, f"prepare.{key}", None)
+    return changed
 
 
 def with_translations(source: Source[Any], chosen: Mapping[str, Any]) -> Source[Any]:

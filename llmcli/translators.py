@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+import torch
+
 from llmcli.checkpoint import load
 from llmcli.decoding.base import SourceModel
 from llmcli.decoding.generate import generate
 from llmcli.errors import InputError
 from llmcli.strategies import strategy_of
+from llmcli.trainer import accelerator_of
 
 LONGEST = 400  # tokens of a translation
 
@@ -21,6 +24,8 @@ def translator(path: Path, *, named: str) -> Callable[[list[str]], list[str]]:
     named: what asked for it, for errors. Raises InputError for a run that turns no text into another.
     """
     loaded = load(path)
+    kind, _ = accelerator_of("auto", 1, key="accelerator")
+    loaded.task.to(torch.device(kind))
     if not isinstance(loaded.task, SourceModel):
         raise InputError(
             f"{named}: {path} is a {type(loaded.task).__name__} run, which turns no text into another",

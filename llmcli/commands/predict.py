@@ -6,13 +6,16 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from llmcli import runs, ui
 from llmcli.asked import FLAGS, Asked, Ways, of_flags, of_line, usage
 from llmcli.errors import InputError
+
+if TYPE_CHECKING:
+    from llmcli.checkpoint import Loaded
 
 AT_ONCE = 256  # texts or questions that are read before they are answered
 
@@ -33,7 +36,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     if not hasattr(loaded.task, "predict"):
         raise InputError(
             f"{path} is a {type(loaded.task).__name__} run, which predicts nothing about a text",
-            f"llm generate ckpt={cfg.ckpt or path} continues one" if loaded.task.generates else "",
+            _instead(loaded, str(cfg.ckpt or path)),
         )
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
     loaded.task.to(torch.device(kind))
@@ -52,6 +55,12 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         way_out = f"llm predict {usage(loaded.task.asks[0])}, or --input FILE"
         raise InputError("there is no text to predict for", way_out)
     return 0
+
+
+def _instead(loaded: Loaded, name: str) -> str:
+    if hasattr(loaded.task, "template"):
+        return f"llm chat ckpt={name} talks with it"
+    return f"llm generate ckpt={name} continues one" if loaded.task.generates else ""
 
 
 def _asked(texts: Mapping[str, Sequence[str]], ways: Ways) -> Iterator[Asked]:

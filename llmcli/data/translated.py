@@ -126,6 +126,13 @@ def with_synthetic_pairs(source: Source[Any], *, targets: Path, translate: Trans
     )
 
 
+def without(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint of the same source before translations were added to it."""
+    if "translated" in fingerprint:
+        return dict(fingerprint["of"])
+    return {key: without(value) if isinstance(value, Mapping) else value for key, value in fingerprint.items()}
+
+
 def _lines(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):

@@ -55,7 +55,7 @@ def test_reviews_are_prepared(llm, tmp_path):
     there_is = "the columns are: id, review, stars. Did you mean review?"
     assert wrong.code == 2 and wrong.err.splitlines() == [
         f'error: reviews.csv, line 2: there is no column "reveiw"; {there_is}',
-        "       data.reader.text=COLUMN chooses one",
+        "       data.reader.text=COLUMN chooses one; where the first line of a table is data, data.reader.header=false",
     ]
 
 

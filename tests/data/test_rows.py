@@ -242,7 +242,7 @@ def test_a_missing_column_names_those_that_are_there():
         InputError, match=r'no column "reveiw"; the columns are: review, stars\. Did you mean review\?'
     ) as caught:
         row.text("reveiw", "data.reader.text")
-    assert caught.value.hint == "data.reader.text=COLUMN chooses one"
+    assert caught.value.hint.startswith("data.reader.text=COLUMN chooses one")
     assert row.get(2, "") == row.get("2", "") == 5
     for number in (0, 3, "²"):
         with pytest.raises(InputError, match="there is no column"):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 
 import pytest
 
 from llmcli.data import translated
+from llmcli.data.cache import cache_root
 from llmcli.data.dealing import DealtRecords
 from llmcli.data.records import LabeledText, TextPair
 from llmcli.data.translated import with_reworded, with_synthetic_pairs
@@ -31,11 +33,6 @@ class Listed(DealtRecords):
 
     def describe(self):
         return "lists"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("LLM_CACHE", str(tmp_path / "cache"))
 
 
 def shout(texts):
@@ -120,22 +117,31 @@ def test_what_cannot_be_done_is_said(tmp_path):
         with_synthetic_pairs(Listed(TextPair, train=[]), targets=tmp_path / "no", translate=shout, key="run")
 
 
-ROWS = "text,label\n" + "".join(f"{word},{'ab'[n % 2]}\n" for n, word in enumerate(("bad", "fee", "cab", "ace") * 3))
+WORDS = ["".join(letters) for letters in permutations("abcd")][:20]
+ROWS = "text,label\n" + "".join(f"{word},{'ab'[n % 2]}\n" for n, word in enumerate(WORDS))
 
 
 def test_two_runs_reword_the_training_texts_from_the_command_line(llm, tmp_path):
     pairs = ["data=reverse_copy", "data.train=200", "data.letters=6", "data.shortest=2", "data.longest=4"]
     small = ["model=seq2seq_transformer", "model.d_model=16", "model.n_encoder_layers=1", "model.n_decoder_layers=1"]
-    run = tmp_path / "turned"
-    assert llm("train", *pairs, *small, "trainer.max_steps=2", "decoding=greedy", f"hydra.run.dir={run}").code == 0
+    turned = tmp_path / "turned"
+    learnt = llm("train", *pairs, *small, "trainer.max_steps=2", "decoding=greedy", f"hydra.run.dir={turned}")
+    assert learnt.code == 0, learnt.err
     (tmp_path / "rows.csv").write_text(ROWS, encoding="utf-8")
-    rows = ["data=labeled_text", f"data.path={tmp_path / 'rows.csv'}", "data.val_fraction=0.25", "tokenizer=byte"]
-    by = f"prepare.reworded_by=[{run},{run}]"
-    done = llm("prepare", *rows, by)
+    rows = ["data=labeled_text", f"data.path={tmp_path / 'rows.csv'}", "tokenizer=byte", "data.val_fraction=0.2"]
+    by = f"prepare.reworded_by=[{turned},{turned}]"
+    run = tmp_path / "classes"
+    classes = ["model=dan", "model.d_model=4", "model.rows=10", "trainer.max_steps=1", f"hydra.run.dir={run}"]
+    done = llm("train", *rows, by, *classes)
     assert done.code == 0, done.err
-    made = [json.loads(line) for file in (tmp_path / "cache" / "translated").glob("*.jsonl") for line in file.open()]
-    assert sum(count for count, _ in made) == 9  # all of train, nothing of val
-    assert llm("prepare", *rows, by, "data.path=nowhere").code == 2
+    files = (cache_root() / "translated").glob("*.jsonl")
+    made = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert sum(count for count, _ in made) == 16  # all of train, nothing of val
+    # a run is whole: it is scored where its translators are no more
+    turned.rename(tmp_path / "elsewhere")
+    scored = llm("eval", f"ckpt={run}", "--json")
+    assert scored.code == 0, scored.err
+    assert llm("train", f"resume={run}", "trainer.max_steps=2").code == 2
 
 
 @pytest.mark.parametrize(

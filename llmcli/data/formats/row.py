@@ -33,7 +33,8 @@ class Row:
         there = ", ".join(self.values) or "none"
         meant = did_you_mean(nearest(name, self.values))
         raise InputError(
-            f'there is no column "{name}"; the columns are: {there}.{meant}', f"{option}=COLUMN chooses one"
+            f'there is no column "{name}"; the columns are: {there.rstrip(".")}.{meant}',
+            f"{option}=COLUMN chooses one; where the first line of a table is data, data.reader.header=false",
         )
 
     def text(self, column: Column, option: str) -> str:

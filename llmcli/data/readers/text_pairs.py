@@ -54,7 +54,8 @@ class TextPairRows(RowReader):
                     rest = 1 + sum(1 for _ in (left if second is None else right))
                     counts = (number - 1 + rest * (second is None), number - 1 + rest * (first is None))
                     raise InputError(
-                        f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}: they are not parallel"
+                        f"{source} has {counts[0]:,} lines and {target} has {counts[1]:,}: they are not parallel",
+                        "each line of one file is what becomes of that line of the other",
                     )
                 where = f"{source} and {target}, line {number:,}"
                 if max(len(first), len(second)) > LONGEST:
