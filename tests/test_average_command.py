@@ -47,6 +47,15 @@ def test_the_mean_of_the_last_checkpoints(llm, run):
     assert "must be at least 2" in llm("average", f"ckpt={run}", "last=1").err
 
 
+def test_nothing_that_is_there_is_written_over(llm, run):
+    best = run / "checkpoints" / "best.ckpt"
+    before = best.read_bytes()
+    refused = llm("average", f"ckpt={run}", "last=2", f"to={best}")
+    assert refused.code == 2 and "is there already" in refused.err and best.read_bytes() == before
+    refused = llm("average", f"ckpt={run}", "last=2", f"to={run}")
+    assert refused.code == 2 and f"to={run / 'average.ckpt'} names a file in it" in refused.err
+
+
 def test_weights_of_another_model_have_no_mean(run, tmp_path):
     [*_, last] = sorted(run.glob("checkpoints/step-*.ckpt"))
     content = checkpoint.read(last)

@@ -24,6 +24,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         ui.say("run", str(folder))
     files = averaging.newest(folder, cfg.last)
     target = folder / "checkpoints" / "average.ckpt" if cfg.to is None else Path(str(cfg.to))
+    _check_target(target, own=cfg.to is None)
     content = averaging.average(files)
     checkpoint.save(content, target)
     steps = content["llm"]["config"]["averaged"]["steps"]
@@ -33,3 +34,11 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         ui.note(f"the mean of steps {', '.join(f'{step:,}' for step in steps)} is {target}")
         ui.note(f"score it with: llm eval ckpt={target}")
     return 0
+
+
+def _check_target(target: Path, *, own: bool) -> None:
+    """Raises InputError for a folder, and for a file that something else may have written."""
+    if target.is_dir():
+        raise InputError(f"to={target} is a folder", f"to={target / 'average.ckpt'} names a file in it")
+    if target.exists() and not own:
+        raise InputError(f"to={target} is there already", "another name, or delete it")
