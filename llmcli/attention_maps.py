@@ -25,6 +25,21 @@ def check_path(name: str) -> Path:
     return path
 
 
+def check(loaded: Loaded, count: int) -> None:
+    """Raises InputError for more texts than can be drawn, and for a run that reads no source: before it writes any."""
+    if count > MOST:
+        raise InputError(f"attention= draws at most {MOST} texts, not {count:,}", "name fewer with --prompt")
+    if not isinstance(loaded.task, SourceModel):
+        raise _blind(loaded)
+
+
+def _blind(loaded: Loaded) -> InputError:
+    return InputError(
+        f"{loaded.path} is a run of a model that does not say where it looks",
+        "model=seq2seq_transformer, seq2seq_rnn and seq2seq_cnn do",
+    )
+
+
 def write_attention(
     path: Path, loaded: Loaded, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
 ) -> list[Path]:
@@ -33,15 +48,11 @@ def write_attention(
     sources, targets: the ids of texts and of what the run made of each. Raises InputError for more than MOST of
     them, and for a run whose model does not say where it looks.
     """
-    if len(sources) > MOST:
-        raise InputError(f"attention= draws at most {MOST} texts, not {len(sources):,}", "name fewer with --prompt")
+    check(loaded, len(sources))
     task, tokenizer = loaded.task, loaded.tokenizer
-    found = attention_of_heads(task, sources, targets) if isinstance(task, SourceModel) else None
+    found = attention_of_heads(task, sources, targets)
     if found is None:
-        raise InputError(
-            f"{loaded.path} is a run of a model that does not say where it looks",
-            "model=seq2seq_transformer, seq2seq_rnn and seq2seq_cnn do",
-        )
+        raise _blind(loaded)
     heads = int(getattr(task.model, "n_heads", 1))  # of each layer
     looked = [
         Looked(

@@ -58,6 +58,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     coded = isinstance(loaded.task, CodeModel)  # and may come from no text
     # one text for each line, or output and input would no longer match
     prompts = texts.get("prompt") or _lines(texts, sources=sources and not coded)
+    if drawn is not None:
+        attention_maps.check(loaded, len(prompts) * int(cfg.num_samples))
     strategy = strategy_of(loaded, cfg.get("decoding"))
     constraint = _constraint(cfg.constraint, loaded.tokenizer)
     num_samples, as_json = int(cfg.num_samples), bool(cfg.json)
@@ -110,9 +112,10 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             if i:
                 ui.out("---")
             ui.out(f"{result.prompt}{result.text}")
-    if drawn is not None:
+    said = [result for result in results if str(result.prompt).strip()]
+    if drawn is not None and said:
         forced = loaded.tokenizer.encode(texts.get("prefix", [""])[-1])
-        pairs = [(loaded.tokenizer.encode(str(result.prompt)), [*forced, *result.ids]) for result in results]
+        pairs = [(loaded.tokenizer.encode(str(result.prompt)), [*forced, *result.ids]) for result in said]
         written = attention_maps.write_attention(drawn, loaded, *zip(*pairs, strict=True))
         ui.note(f"attention: {', '.join(map(str, written))}")
     if dropped := max(result.prompt_dropped for result in results):
