@@ -17,11 +17,9 @@ from llmcli.data.singles import Singles
 from llmcli.data.source import Source
 from llmcli.data.texts import TextsOf
 from llmcli.errors import InputError
-from llmcli.schema import locate
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
 from llmcli.translations import with_translations, without_translations
-from llmcli.trust import check_targets
 
 SECTIONS = ("data", "clean", "duplicates", "tokenizer", "prepare")  # of a config, that preparing needs
 
@@ -38,7 +36,7 @@ def prepare_data(
     tokenizer: one that exists, instead of that of the config. source: of `data` that the user named, which needs no
     trust where the rest of the config does.
     """
-    source = _source(cfg, trusted) if source is None else _as_learnt(source, cfg, trusted)
+    source = _source(cfg, trusted) if source is None else _as_learnt(source, cfg)
     try:
         with ui.Meter(in_bytes=True) as meter:
             return prepare(
@@ -99,16 +97,13 @@ def _source(cfg: DictConfig, trusted: tuple[str, ...] | None) -> Source[Any]:
     if not isinstance(as_text, bool):
         raise InputError(f"prepare.as_text ({as_text}) must be true or false")
     source = with_translations(source, chosen)
-    return _as_learnt(TextsOf(source) if as_text else source, cfg, trusted)
+    return _as_learnt(TextsOf(source) if as_text else source, cfg)
 
 
-def _as_learnt(source: Source[Any], cfg: DictConfig, trusted: tuple[str, ...] | None) -> Source[Any]:
-    """The source, or what its running text is cut into where the task learns from single texts."""
-    if source.record is not Text:
-        return source
-    if trusted is not None:  # looking a task up imports its module
-        check_targets(OmegaConf.to_container(cfg.task, resolve=False), "task", trusted)
-    task = locate(str(cfg.task._target_))
-    if Text.__name__ not in getattr(task, "takes", ()) or getattr(task, "learns_from", "windows") != "examples":
+def _as_learnt(source: Source[Any], cfg: DictConfig) -> Source[Any]:
+    """The source, or what its running text is cut into where batches are of examples: the task learns from single
+    texts. The batch says so, and not the task, because looking at a task imports torch."""
+    examples = str(OmegaConf.select(cfg, "batch._target_", default="")).endswith(".ExampleData")
+    if source.record is not Text or not examples:
         return source
     return Singles(source, OmegaConf.select(cfg, "prepare.unit", default="sentence"))

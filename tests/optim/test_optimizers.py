@@ -66,6 +66,7 @@ REFERENCES: dict[str, tuple[Callable[..., Optimizer], dict[str, Any]]] = {
     "rmsprop": (torch.optim.RMSprop, {"lr": 1e-3, "alpha": 0.99, "eps": 1e-8}),
     "adam": (torch.optim.Adam, {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}),
     "adamw": (torch.optim.AdamW, {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8}),
+    "adamw_preference": (torch.optim.AdamW, {"lr": 2e-4, "betas": (0.9, 0.95), "eps": 1e-8}),
 }
 
 
