@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import signal
 
 # Before torch is imported: threads of several processes on the same cores wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a shell that runs this in the background has Ctrl-C ignored, which every process below would inherit
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
