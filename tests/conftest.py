@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import signal
 
 # Before torch is imported: threads of several processes on the same cores wait for each other most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
