@@ -13,7 +13,7 @@ from llmcli.decoding.base import SourceModel
 from llmcli.decoding.generate import generate
 from llmcli.errors import InputError
 from llmcli.strategies import strategy_of
-from llmcli.trainer import accelerator_of
+from llmcli.trainer import accelerator_of, quiet_lightning
 
 LONGEST = 400  # tokens of a translation
 
@@ -24,6 +24,7 @@ def translator(path: Path, *, named: str) -> Callable[[list[str]], list[str]]:
     named: what asked for it, for errors. Raises InputError for a run that turns no text into another.
     """
     loaded = load(path)
+    quiet_lightning()
     kind, _ = accelerator_of("auto", 1, key="accelerator")
     loaded.task.to(torch.device(kind))
     if not isinstance(loaded.task, SourceModel):

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from llmcli.data.records import LabeledText
-from llmcli.data.source import Report, Source
+from llmcli.data.source import Source, Wrapped
 from llmcli.errors import InputError
 from llmcli.text.segment.sentences import Sentences
 
 Unit = Literal["sentence", "line", "document"]
 
 
-class Singles(Source[LabeledText]):
+class Singles(Wrapped[LabeledText]):
     """The sentences, lines or documents of a source of running text, in the same splits, each a text without a label.
 
     White space around them goes, and what holds nothing else. A unit is held in memory as a whole.
@@ -29,28 +29,8 @@ class Singles(Source[LabeledText]):
         self.source, self.unit = source, unit
         self._sentences = Sentences()
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return self.source.splits
-
-    def obtain(self, report: Report) -> None:
-        self.source.obtain(report)
-
-    def missing(self) -> list[str]:
-        return self.source.missing()
-
     def fingerprint(self) -> dict[str, Any]:
         return {**self.source.fingerprint(), "unit": self.unit}
-
-    def size(self, split: str) -> int | None:
-        return self.source.size(split)
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        return self.source.left_out
-
-    def describe(self) -> str:
-        return self.source.describe()
 
     def records(self, split: str) -> Iterator[LabeledText]:
         held = ""

@@ -58,6 +58,41 @@ class Source(ABC, Generic[R]):
         """Where the records come from, in a few words: "Python 3.11.7, sha 3fa9…"."""
 
 
+class Wrapped(Source[R]):
+    """Another source whose records are made into others, in the same splits: what is left to say is `records`, and in
+    `fingerprint` how."""
+
+    source: Source[Any]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return self.source.splits
+
+    @property
+    def own_splits(self) -> tuple[str, ...]:
+        return tuple(getattr(self.source, "own_splits", ()))
+
+    @property
+    def unseen_labels(self) -> str:
+        return str(getattr(self.source, "unseen_labels", ""))
+
+    def obtain(self, report: Report) -> None:
+        self.source.obtain(report)
+
+    def missing(self) -> list[str]:
+        return self.source.missing()
+
+    def size(self, split: str) -> int | None:
+        return self.source.size(split)
+
+    @property
+    def left_out(self) -> dict[str, int]:
+        return self.source.left_out
+
+    def describe(self) -> str:
+        return self.source.describe()
+
+
 class TextSource(Source[Text]):
     """Documents of running text, a long one in pieces. `eos`: an end-of-text token follows every document."""
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from llmcli.data.records import LabeledPair, LabeledText, Text
-from llmcli.data.source import Report, Source, TextSource
+from llmcli.data.source import Source, TextSource, Wrapped
 from llmcli.errors import InputError
 
 HAVE_TEXTS = (LabeledText, LabeledPair)  # the kinds of record whose texts stand for themselves
 
 
-class TextsOf(TextSource):
+class TextsOf(Wrapped[Text], TextSource):
     """Each text of another source's examples is a document, in the same splits, ended by an end-of-text token.
 
     Raises InputError for records whose texts are not such: the words of a sentence, the two sides of a translation.
@@ -25,28 +25,8 @@ class TextsOf(TextSource):
             raise InputError(f"prepare.as_text makes documents of {kinds} records; this is {source.record.__name__}")
         self.source = source
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return self.source.splits
-
-    def obtain(self, report: Report) -> None:
-        self.source.obtain(report)
-
-    def missing(self) -> list[str]:
-        return self.source.missing()
-
     def fingerprint(self) -> dict[str, Any]:
         return {"texts_of": self.source.fingerprint()}
 
-    def size(self, split: str) -> int | None:
-        return self.source.size(split)
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        return self.source.left_out
-
     def records(self, split: str) -> Iterator[Text]:
         return (Text(text) for record in self.source.records(split) for text in record.texts())
-
-    def describe(self) -> str:
-        return self.source.describe()

@@ -14,13 +14,13 @@ from llmcli import files
 from llmcli.data.back_translation import Translate, reworded, synthetic_pairs
 from llmcli.data.cache import cache_root, digest, sha256_file
 from llmcli.data.records import Record, TextPair, from_plain, to_plain
-from llmcli.data.source import Report, Source
+from llmcli.data.source import Report, Source, Wrapped
 from llmcli.errors import InputError
 
 AT_ONCE = 256  # texts that are translated, and written down, together
 
 
-class WithTranslations(Source[Any]):
+class WithTranslations(Wrapped[Any]):
     """Another source; what `make` makes of each group of `given` comes after its own records of train.
 
     key: what `make` and `given` follow from besides the source, in plain values. A process that is stopped leaves what
@@ -40,37 +40,21 @@ class WithTranslations(Source[Any]):
         self.source, self.record, self.key = source, source.record, dict(key)
         self._given, self._make = given, make
 
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return self.source.splits
-
-    @property
-    def own_splits(self) -> tuple[str, ...]:
-        return tuple(getattr(self.source, "own_splits", ()))
-
-    @property
-    def unseen_labels(self) -> str:
-        return str(getattr(self.source, "unseen_labels", ""))
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        return self.source.left_out
-
-    def missing(self) -> list[str]:
-        return self.source.missing()
-
     def fingerprint(self) -> dict[str, Any]:
         return {"of": self.source.fingerprint(), "translated": self.key}
 
     def describe(self) -> str:
-        return f"{self.source.describe()}, with translations"
+        return f"{super().describe()}, {sum(1 for _ in self._made()):,} translations"
+
+    def size(self, split: str) -> int | None:
+        return None if split == "train" else super().size(split)
 
     def records(self, split: str) -> Iterator[Any]:
         own = self.source.records(split)
         return chain(own, self._made()) if split == "train" else own
 
     def obtain(self, report: Report) -> None:
-        self.source.obtain(report)
+        super().obtain(report)
         path = self._path()
         if path.is_file():
             return

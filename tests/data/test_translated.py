@@ -144,6 +144,23 @@ def test_two_runs_reword_the_training_texts_from_the_command_line(llm, tmp_path)
     assert llm("train", f"resume={run}", "trainer.max_steps=2").code == 2
 
 
+def test_what_translators_add_is_trained_on_and_counted(llm, tmp_path, monkeypatch):
+    (tmp_path / "run.ckpt").write_bytes(b"a run")  # of which here only the hash is read
+    monkeypatch.setattr("llmcli.translators.translator", lambda path, named: shout)
+    (tmp_path / "rows.csv").write_text(ROWS, encoding="utf-8")
+    rows = ["data=labeled_text", f"data.path={tmp_path / 'rows.csv'}", "tokenizer=byte", "data.val_fraction=0.2"]
+    run = tmp_path / "run.ckpt"
+    counts = []
+    for options in ([], [f"prepare.reworded_by=[{run},{run}]"]):
+        done = llm("prepare", *rows, *options, "--json")
+        assert done.code == 0, done.err
+        folder = json.loads(done.out)["path"]
+        manifest = json.loads((tmp_path / folder / "manifest.json").read_text("utf-8"))
+        counts.append({split: stats["documents"] for split, stats in manifest["splits"].items()})
+    assert counts == [{"train": 16, "val": 4}, {"train": 32, "val": 4}]
+    assert manifest["origin"].endswith(", 16 translations")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
