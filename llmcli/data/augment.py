@@ -15,13 +15,14 @@ Labels stay true: tags follow their tokens, and only these texts have their word
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmcli.data.mentions import MentionReplacement, Mentions
 from llmcli.data.records import (
     LabeledPair,
     LabeledText,
@@ -73,20 +74,21 @@ class Augmentation:
     """Steps applied to the examples of the train split; a call gives the changed record and the ids of its texts.
 
     share: the probability that an example is changed. words: what steps take for a word: "rule" cuts by English rules
-    and single Chinese characters, "jieba" cuts Chinese words.
+    and single Chinese characters, "jieba" cuts Chinese words. examples: those of the train split.
 
     Raises InputError for records that have no label-safe way, and for steps that the tokenizer cannot follow.
     """
 
     def __init__(
         self,
-        steps: Mapping[str, Step | SubwordSampling],
+        steps: Mapping[str, Step | SubwordSampling | Mentions],
         *,
         tokenizer: Tokenizer,
         record: type[Record],
         words: Words,
         share: float,
         seed: int,
+        examples: Iterable[Record] = (),
     ) -> None:
         known: list[type[Record]] = [*CHANGED, TaggedTokens]
         if record not in known:
@@ -102,6 +104,15 @@ class Augmentation:
         )
         self.steps = [step for step in steps.values() if isinstance(step, Step)]
         self.sampling = next((step for step in steps.values() if isinstance(step, SubwordSampling)), None)
+        self.mentions: MentionReplacement | None = None
+        for step in steps.values():
+            if isinstance(step, Mentions):
+                if record is not TaggedTokens:
+                    raise InputError(
+                        f"augment=[mentions] replaces entities of tagged sentences, and these are {record.__name__}s",
+                        "leave it out",
+                    )
+                self.mentions = MentionReplacement(examples, rate=step.rate)
         if self.sampling is not None:
             tokenizer.encode_sampled("", alpha=self.sampling.alpha, seed=0)  # refuses if it cannot
         if tokenizer.mask_id is None and any(step.masks for step in self.steps):
@@ -115,7 +126,10 @@ class Augmentation:
         if rng.random() >= self.share:
             return record, ids
         if isinstance(record, TaggedTokens):
-            tokens, tags = to_tags(record.tokens, record.tags, self.steps, rng)
+            given: tuple[Sequence[str], Sequence[str]] = (record.tokens, record.tags)
+            if self.mentions is not None:  # first: the other steps keep to the entities that it puts in
+                given = self.mentions(*given, rng)
+            tokens, tags = to_tags(*given, self.steps, rng)
             written = tuple(MASK if token is None else token for token in tokens)
             return replace(record, tokens=written, tags=tuple(tags)), [self._encode([each], rng) for each in tokens]
         names, texts = CHANGED[type(record)], record.texts()

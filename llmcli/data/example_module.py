@@ -13,6 +13,7 @@ from llmcli.data.augment import Augmentation, SubwordSampling, Words
 from llmcli.data.example_batches import Encode, EncodeRows, ExamplePlan, Sizes, sizes_of
 from llmcli.data.examples import Examples
 from llmcli.data.loader import EpochLoader, PlanLoader
+from llmcli.data.mentions import Mentions
 from llmcli.data.module import PreparedData
 from llmcli.data.prepare import Prepared
 from llmcli.data.records import KINDS
@@ -49,7 +50,7 @@ class ExampleData(PreparedData):
         seed: int,
         contiguous: bool,
         encode: Encode | EncodeRows,
-        augment: Mapping[str, Step | SubwordSampling] | None = None,
+        augment: Mapping[str, Step | SubwordSampling | Mentions] | None = None,
         accumulate: int = 1,
         size: int,
         max_tokens: int | None,
@@ -90,6 +91,7 @@ class ExampleData(PreparedData):
                 words=augment_words,
                 share=augment_share,
                 seed=seed,
+                examples=prepared.examples("train"),
             )
         self.size, self.max_tokens, self.seq_len, self.too_long = size, max_tokens, seq_len, too_long
         self.pool, self.balance = pool, balance

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from llmcli.data.augment import Augmentation, SubwordSampling
+from llmcli.data.mentions import Mentions
 from llmcli.data.records import (
     Conversation,
     LabeledPair,
@@ -16,6 +17,7 @@ from llmcli.data.records import (
     TextPair,
 )
 from llmcli.errors import InputError
+from llmcli.text.augment.apply import entity_spans
 from llmcli.text.augment.edits import RandomDeletion, RandomSwap, TokenMask
 from llmcli.tokenizers.byte import ByteTokenizer
 from llmcli.tokenizers.subword import train
@@ -23,6 +25,7 @@ from llmcli.tokenizers.subword import train
 MASK = 4
 TEXT = "the cat sat on a mat and quickly ran away from some other running cats"
 WORDS = TEXT.split()
+MENTIONS = {"mentions": Mentions(rate=0.9)}
 DELETE = {"random_deletion": RandomDeletion(rate=0.4)}
 
 
@@ -117,6 +120,33 @@ def bpe():
     return train(texts, algorithm="bpe", seed=1, **options)
 
 
+def test_mentions_take_the_place_of_others_of_their_kind():
+    tags = ("O", "B-PER", "O", "B-LOC", "I-LOC", "B-PER")
+    record = TaggedTokens(("now", "Ann", "left", "New", "York", "Bo"), tags)
+    other = TaggedTokens(("Li", "Wei", "in", "Rome"), ("B-PER", "I-PER", "O", "B-LOC"))
+    persons, places = {("Ann",), ("Bo",), ("Li", "Wei")}, {("New", "York"), ("Rome",)}
+    augment = make(MENTIONS, TaggedTokens, examples=[record, other])
+    seen = set()
+    for number in range(60):
+        changed, ids = call(augment, record, number)
+        assert decoded(augment, ids) == changed.texts()
+        assert [word for word, tag in zip(changed.tokens, changed.tags, strict=True) if tag == "O"] == ["now", "left"]
+        spans = [(changed.tags[start][2:], changed.tokens[start:end]) for start, end in entity_spans(changed.tags)]
+        assert [kind for kind, _ in spans] == ["PER", "LOC", "PER"]
+        assert all(mention in (persons if kind == "PER" else places) for kind, mention in spans)
+        seen.add(changed.tokens)
+    assert len(seen) == 3 * 2 * 3  # every way
+    masked = make({**MENTIONS, "token_mask": TokenMask(rate=0.5)}, TaggedTokens, examples=[record, other])
+    changed, _ = call(masked, record)
+    assert len(changed.tokens) == len(changed.tags)
+    assert "<mask>" in changed.tokens
+
+
+def test_entity_spans():
+    assert entity_spans(["B-X", "I-X", "B-X", "O", "I-Y", "B-Z"]) == [(0, 2), (2, 3), (4, 5), (5, 6)]
+    assert entity_spans(["NN", "B-X"]) == []  # parts of speech
+
+
 def test_subword_sampling_changes_the_ids_and_no_text(bpe):
     augment = make({"subword_sampling": SubwordSampling(alpha=0.3)}, tokenizer=bpe)
     record = LabeledText(TEXT, ("a",))
@@ -153,6 +183,9 @@ def test_jieba_words():
         (lambda: make(share=0.0), r"rate \(0.0\) must be above 0"),
         (lambda: SubwordSampling(alpha=1.5), r"alpha \(1.5\) must be from 0 to 1"),
         (lambda: make({"subword_sampling": SubwordSampling(alpha=0.1)}), "needs a tokenizer that can cut"),
+        (lambda: Mentions(rate=1.5), r"rate \(1.5\) must be above 0 and at most 1"),
+        (lambda: make(MENTIONS), r"entities of tagged sentences, and these are LabeledText"),
+        (lambda: make(MENTIONS, TaggedTokens, examples=[TaggedTokens(("x",), ("NN",))]), "the train split has none"),
     ],
 )
 def test_what_cannot_be(make, message):

@@ -40,7 +40,7 @@ def to_tags(
     A token takes its tag along. The tokens of an entity are moved together, and two entities never become one. A new
     token belongs to no entity; where tags are no spans it has that of the word that it was made from.
     """
-    if not all(tag == "O" or tag[:2] in ("B-", "I-") for tag in tags):
+    if not _are_spans(tags):
         edits = edited(tokens, steps, rng)
         return [edit.word for edit in edits], [tags[edit.source] for edit in edits]
     entities = _entities(tags)
@@ -50,6 +50,19 @@ def to_tags(
     for last, owner in pairwise([None, *owners]):
         found.append("O" if owner is None else ("I-" if owner == last else "B-") + tags[owner][2:])
     return [edit.word for edit in edits], found
+
+
+def entity_spans(tags: Sequence[str]) -> list[tuple[int, int]]:
+    """Where the entities of IOB2 tags stand, first token and one past the last; [] where tags are no spans."""
+    if not _are_spans(tags):
+        return []
+    owners = _entities(tags)
+    starts = [place for place, owner in enumerate(owners) if owner == place]
+    return [(start, start + owners.count(start)) for start in starts]
+
+
+def _are_spans(tags: Sequence[str]) -> bool:
+    return all(tag == "O" or tag[:2] in ("B-", "I-") for tag in tags)
 
 
 def _entities(tags: Sequence[str]) -> list[int | None]:
