@@ -75,14 +75,17 @@ def build(
     *,
     resumed: Mapping[str, Any] | None = None,
     origin: Origin | None = None,
+    prepared: Prepared | None = None,
 ) -> Parts:
     """Prepare the data and build everything that does not need a run folder.
 
     resumed: the `llm` part of the checkpoint that the run goes on from. origin: the run that a new one begins with.
-    Raises InputError when the data of a resumed run has changed, and for an origin with which nothing is shared.
+    prepared: what stands for the data of a new run. Raises InputError when the data of a resumed run has changed, and for an origin with which nothing is shared.
     """
     trusted = None if resumed is None else configs.trusted()
-    if resumed is None:
+    if prepared is not None:
+        assert resumed is None and origin is None, "a run that goes on has data of its own"
+    elif resumed is None:
         prepared = prepare_data(cfg, None if origin is None else origin.loaded.tokenizer)
     else:
         prepared = prepare_as(
