@@ -80,7 +80,8 @@ def build(
     """Prepare the data and build everything that does not need a run folder.
 
     resumed: the `llm` part of the checkpoint that the run goes on from. origin: the run that a new one begins with.
-    prepared: what stands for the data of a new run. Raises InputError when the data of a resumed run has changed, and for an origin with which nothing is shared.
+    prepared: what stands for the data of a new run. Raises InputError when the data of a resumed run has changed, and
+    for an origin with which nothing is shared.
     """
     trusted = None if resumed is None else configs.trusted()
     if prepared is not None:
