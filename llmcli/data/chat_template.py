@@ -3,7 +3,7 @@
 Templates are written as Hugging Face's are, with `messages`, `add_generation_prompt`, `bos_token`, `eos_token`,
 `raise_exception` and `{% generation %}`, but they never see the texts: each turn's `content` stands for a place, into
 which the ids of its text are put once the template is done. So no text can pass for a mark, and which tokens are the
-assistant's is known exactly. A template runs in Jinja's sandbox, with a bound on its steps.
+assistant's is known exactly. A template runs in Jinja's sandbox, with bounds on its steps, its time and what it holds.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import reduce
+from functools import reduce, wraps
+from time import thread_time
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -32,7 +33,10 @@ from llmcli.tokenizers.base import RESERVED
 
 KEY = "task.template"
 MAX_STEPS = 200_000  # lines of Python that a rendering may run; a conversation of 1,000 turns takes about 20,000
-MAX_CHARACTERS = 1_000_000  # of what it writes, places of texts included
+MAX_SECONDS = 10.0  # of the processor, for steps that are not small
+MAX_CHARACTERS = 1_000_000  # of what it writes, places of texts included; and of what one of its values holds
+MAX_VALUES = 100_000  # in another one
+MAX_BITS = 64  # of a whole number
 
 # Noncharacters of Unicode, which are for use inside a program: a special id each, and what encloses a place or a span.
 # A template cannot hold one, and no text of a conversation is ever in a rendering.
@@ -43,7 +47,11 @@ _PRIVATE = re.compile("[\ufdd0-\ufdef]")
 
 # Filters and methods of strings whose result can be far longer than what they are given.
 _MULTIPLYING = {"batch", "center", "expandtabs", "format", "format_map", "indent", "join", "ljust", "replace"}
-_MULTIPLYING |= {"rjust", "round", "slice", "translate", "wordwrap", "zfill"}
+_MULTIPLYING |= {"fromkeys", "rjust", "round", "slice", "translate", "wordwrap", "zfill"}
+_WEIGHED = "_weighed"  # a filter of the sandbox's own
+_EMPTY: dict[str, str] = {}
+_VIEWS = (type(_EMPTY.keys()), type(_EMPTY.values()), type(_EMPTY.items()))
+_CONTAINERS = (list, tuple, dict, range, *_VIEWS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +120,7 @@ class ChatTemplate:
 
     def _rendered(self, variables: Mapping[str, Any], roles: Sequence[str]) -> str:
         try:
-            with _bounded(MAX_STEPS):
+            with _bounded(MAX_STEPS, MAX_SECONDS):
                 parts, size = [], 0
                 for part in self._template.generate(variables):
                     parts.append(part)
@@ -154,6 +162,50 @@ def _joined(parts: Iterable[str]) -> str:
     return "".join(found)
 
 
+def _weighed(value: Any) -> Any:
+    """The value, if it holds no more than MAX_VALUES and MAX_CHARACTERS, each counted as often as it would be printed
+    or compared: what stands twice in a list, which stands twice in another, and so on, is soon more than can be.
+
+    A namespace counts as one: what is done with it are steps of Python.
+    """
+    if isinstance(value, int | float | None):
+        return value
+    before = sys.gettrace()
+    sys.settrace(None)  # a walk that is bounded by itself need not be slow
+    try:
+        _check_weight(value)
+    finally:
+        sys.settrace(before)
+    return value
+
+
+def _check_weight(value: Any) -> None:
+    values, characters, held = 0, 0, [value]
+    while held:
+        each = held.pop()
+        if isinstance(each, str):
+            characters += len(each)
+        elif isinstance(each, _CONTAINERS):
+            values += len(each)
+            if values <= MAX_VALUES:
+                held.extend(each)
+                if isinstance(each, dict):
+                    held.extend(each.values())
+    _check_size(characters)
+    if values > MAX_VALUES:
+        raise _EndlessError(f"one of its values holds more than {MAX_VALUES:,} others")
+
+
+def _weighing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter whose results are weighed."""
+
+    @wraps(function)  # with the marks by which Jinja knows what to call it with
+    def weighing(*given: Any, **named: Any) -> Any:
+        return _weighed(function(*given, **named))
+
+    return weighing
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
     """Jinja's, without what makes much of little in a single step, which no bound on steps stops.
 
@@ -165,8 +217,11 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(optimized=False, finalize=_as_it_is, **options)
-        for name in _MULTIPLYING:
-            self.filters.pop(name, None)
+        self.filters = {name: _weighing(each) for name, each in self.filters.items() if name not in _MULTIPLYING} | {
+            _WEIGHED: _weighed
+        }
+        self.globals |= {"dict": _weighing(dict)}
+        del self.globals["lipsum"]
 
     def wrap_str_format(self, value: Any) -> None:
         """Not let in by another door than other methods."""
@@ -178,9 +233,10 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
         if operator == "**" or not (numbers or operator == "+"):
             raise SecurityError(f"{operator} is not allowed here")
-        if not numbers and isinstance(left, Sized) and isinstance(right, Sized):
-            _check_size(len(left) + len(right))
-        return super().call_binop(context, operator, left, right)
+        result = _weighed(super().call_binop(context, operator, left, right))
+        if isinstance(result, int) and result.bit_length() > MAX_BITS:
+            raise SecurityError(f"whole numbers of more than {MAX_BITS} bits are not allowed here")
+        return result
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         tree: nodes.Template = _Added().visit(super()._parse(source, name, filename))
@@ -188,7 +244,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 class _Added(NodeTransformer):
-    """`a ~ b` as `a|string + b|string`, which the sandbox is asked about."""
+    """`a ~ b` as `a|string + b|string`, which the sandbox is asked about; what puts values together, weighed."""
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Expr:  # noqa: N802  as the base class names it
         self.generic_visit(node)
@@ -196,6 +252,19 @@ class _Added(NodeTransformer):
             nodes.Filter(each, "string", [], [], None, None, lineno=node.lineno) for each in node.nodes
         ]
         return reduce(lambda left, right: nodes.Add(left, right, lineno=node.lineno), parts)
+
+    def visit_List(self, node: nodes.List | nodes.Tuple | nodes.Dict | nodes.Name) -> nodes.Expr:  # noqa: N802
+        self.generic_visit(node)
+        return nodes.Filter(node, _WEIGHED, [], [], None, None, lineno=node.lineno)
+
+    visit_Dict = visit_List  # noqa: N815
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Expr:  # noqa: N802
+        return self.visit_List(node) if node.ctx == "load" else node
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Expr:  # noqa: N802
+        """A macro's `varargs` and `kwargs` are what it was called with, put together by Jinja."""
+        return self.visit_List(node) if node.ctx == "load" and node.name in ("varargs", "kwargs") else node
 
 
 @jinja2.pass_context
@@ -223,18 +292,20 @@ def _refuse(message: str) -> NoReturn:
 
 
 @contextmanager
-def _bounded(steps: int) -> Iterator[None]:
-    """Raises _EndlessError where the code in it runs more lines of Python than `steps`; needs no clock.
+def _bounded(steps: int, seconds: float) -> Iterator[None]:
+    """Raises _EndlessError where the code in it runs more lines of Python than `steps`, or takes longer.
 
     A template is compiled to Python, so each turn of its loops is a line or more.
     """
-    left = steps
+    left, end = steps, thread_time() + seconds
 
     def count(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
             raise _EndlessError(f"it does not end within {steps:,} steps")
+        if thread_time() > end:
+            raise _EndlessError(f"it does not end within {seconds:g} seconds")
         return count
 
     before = sys.gettrace()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -201,10 +203,63 @@ def test_roles_out_of_order(roles, message):
     ],
 )
 def test_no_template_makes_much_of_little(text):
-    with pytest.raises(InputError, match=r"No filter|unsafe|not allowed|more than 1,000,000 characters"):
+    with pytest.raises(InputError, match=r"No filter|unsafe|not allowed|more than 1[\d,]+ (characters|others)"):
         ChatTemplate(text=text + "{% for m in messages %}{{ m.content }}{% endfor %}", marks={}).pieces(
             ["user"], answer_next=False
         )
+
+
+def grown(step, *, by=60, begin="[1]", end=""):
+    """A template that does `step` with n.x again and again, and then `end`."""
+    return (
+        f"{{% macro pair() %}}{{% set n.x = varargs %}}{{% endmacro %}}{{% set n = namespace(x={begin}) %}}"
+        f"{{% for i in range({by}) %}}{step}{{% endfor %}}{end}"
+    ).replace("{% macro pair() %}", "{% set n = namespace(x=0) %}{% macro pair() %}", 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        grown("{% set n.x = [n.x, n.x] %}", end="{{ n.x }}"),
+        grown("{% set n.x = [n.x, n.x] %}", end="{{ n.x|string|length }}"),
+        grown("{% set n.x = [n.x, n.x] %}", end="{{ n.x|tojson|length }}"),
+        grown("{% set n.x = (n.x, n.x) %}", end="{{ n.x|pprint|length }}"),
+        grown("{% set n.x = (n.x, n.x) %}", end="{{ n.x in {n.x: 1} }}"),
+        grown("{% set n.x = {'a': n.x, 'b': n.x} %}", end="{{ n.x|upper }}"),
+        grown("{% set n.x = dict(a=n.x, b=n.x) %}", end="{{ n.x ~ '' }}"),
+        grown("{% set n.x = {'a': n.x.values(), 'b': n.x.values()} %}", begin="{}", end="{{ n.x }}"),
+        grown("{% set n.x = [n.x] + [n.x] %}", end="{{ n.x == n.x|list }}"),
+        grown("{% set n.x = {}.fromkeys('ab', n.x) %}", end="{{ n.x }}"),
+        grown("{{ pair(n.x, n.x) }}", end="{{ n.x }}"),
+        grown("{% set n.x = n.x|tojson %}", begin="'\"'"),
+        grown("{% set n.x = n.x * n.x %}", begin="9"),
+        grown("{% set n.x = namespace(a=n.x, b=n.x) %}", end="{{ n.x }}"),
+        "{{ lipsum(n=1000000) }}",
+    ],
+)
+def test_no_template_takes_long_over_little(text):
+    began = time.thread_time()
+    with pytest.raises(InputError, match=r"more than 1[\d,]+ (characters|others)|unsafe|64 bits|not end|undefined"):
+        ChatTemplate(text=text + GOOD, marks={}).pieces(["user"], answer_next=False)
+    assert time.thread_time() - began < 5
+
+
+def test_many_steps_that_each_take_long_end_by_the_clock(monkeypatch):
+    monkeypatch.setattr("llmcli.data.chat_template.MAX_SECONDS", 0.2)
+    text = "{% for i in range(9999) %}{% set x = range(90000)|list|length %}{% endfor %}"
+    with pytest.raises(InputError, match=r"does not end within 0\.2 seconds"):
+        ChatTemplate(text=text + GOOD, marks={}).pieces(["user"], answer_next=False)
+
+
+def test_templates_may_build_lists_of_messages():
+    text = (
+        "{% set n = namespace(all=[]) %}{% for m in messages %}"
+        "{% set n.all = n.all + [{'role': m.role, 'content': m.content}] %}{% endfor %}"
+        "{% for a, b in [(1, 2), (3, 4)] %}{{ a + b }}{% endfor %}"
+        "{% for m in n.all %}{{ m.content }}{% endfor %}"
+    )
+    pieces = ChatTemplate(text=text, marks={}).pieces(["user", "assistant"] * 40, answer_next=False)
+    assert pieces[0].text == "37" and [each.turn for each in pieces[1:]] == list(range(80))
 
 
 def test_parts_that_are_put_together_are_written_as_before():
