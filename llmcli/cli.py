@@ -162,6 +162,17 @@ COMMANDS = {
         config="data",
         positionals=("action",),
     ),
+    "bench": Command(
+        module="bench",
+        meaning="measure what this machine does",
+        examples=(
+            "llm bench",
+            "llm bench model.d_model=384 model.n_layers=6 batch.size=16 batch.seq_len=256 'compare=[bare]'",
+            "llm bench 'what=[generate]' 'batch_sizes=[1,64]' --json",
+            "llm bench 'what=[prepare,start]'",
+        ),
+        config="bench",
+    ),
     "runs": Command(
         module="runs",
         meaning="list, show, delete runs",

@@ -33,7 +33,10 @@ def received(monkeypatch):
 
 
 def _replace(monkeypatch, run):
-    for name in ("train", "evaluate", "generate", "chat", "predict", "average", "export", "prepare", "data", "runs"):
+    for command in cli.COMMANDS.values():
+        name = command.module
+        if name == "completion":
+            continue
         module = types.ModuleType(f"llmcli.commands.{name}")
         module.run = run
         monkeypatch.setitem(sys.modules, f"llmcli.commands.{name}", module)
@@ -91,7 +94,7 @@ def test_flags_may_stand_anywhere(received, capsys):
 
 
 @pytest.mark.parametrize(
-    "word", ["train", "eval", "generate", "chat", "predict", "average", "export", "prepare", "data", "runs"]
+    "word", ["train", "eval", "generate", "chat", "predict", "average", "export", "prepare", "data", "bench", "runs"]
 )
 def test_every_command_composes_and_shows_its_config(word, capsys, received):
     assert cli.main([word]) == 0

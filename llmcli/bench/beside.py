@@ -1,0 +1,149 @@
+"""What people would use instead: a bare PyTorch loop, and transformers, of the same shape and on the same batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmcli.bench.ceilings import DTYPES, OF_PRECISION
+from llmcli.bench.measuring import Stopwatch
+from llmcli.bench.training import WARM_UP, Block, Fitted
+from llmcli.errors import InputError, require
+
+CHOICES = ("bare", "transformers")
+
+
+def blocks(shared: Fitted, compare: Sequence[str]) -> Mapping[str, Block]:
+    """A loop for each of `compare`."""
+    makers: Mapping[str, Callable[[Fitted], Block]] = {"bare": bare, "transformers": of_transformers}
+    return {name: makers[name](shared) for name in compare}
+
+
+def bare(shared: Fitted) -> Block:
+    """The loop that a careful user would write: our model, optimizer, schedule, clipping and precision."""
+
+    def block(steps: int) -> float:
+        task = shared.task.train()
+        configured = task.configure_optimizers()
+
+        def loss(batch: Any) -> Tensor:
+            result = task._step(batch, "train")
+            return result.loss / result.n
+
+        return _loop(
+            shared, loss, task, configured["optimizer"], steps, each_step=configured["lr_scheduler"]["scheduler"].step
+        )
+
+    return block
+
+
+def of_transformers(shared: Fitted) -> Block:
+    """LlamaForCausalLM as it comes, with torch's AdamW, in the same precision, clipped alike."""
+    weights = torch.bfloat16 if shared.parts.precision.precision == "bf16-true" else torch.float32
+    model = llama(shared.parts.task.model).to(shared.device, weights).train()
+    return of_module(shared, model, lambda batch: model(input_ids=batch["ids"], labels=batch["ids"]).loss)
+
+
+def of_module(shared: Fitted, model: nn.Module, loss: Callable[[Any], Tensor]) -> Block:
+    """A loop of any module on the device, with torch's AdamW. loss: of a batch, a mean over its tokens."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
+    return lambda steps: _loop(shared, loss, model, optimizer, steps)
+
+
+def _loop(
+    shared: Fitted,
+    loss: Callable[[Any], Tensor],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: int,
+    each_step: Callable[[], None] | None = None,
+) -> float:
+    """Seconds a step."""
+    settings, batches = shared.parts.settings, shared.batches()
+    weights = [each for each in model.parameters() if each.requires_grad]
+    began = 0.0
+    for step in range(WARM_UP + steps):
+        if step == WARM_UP:
+            began = shared.watch()
+        for _ in range(settings.accumulate):
+            with _autocast(shared):
+                mean = loss(next(batches)) / settings.accumulate
+            mean.backward()  # type: ignore[no-untyped-call]
+        if settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        if each_step is not None:
+            each_step()
+    return (shared.watch() - began) / steps
+
+
+def _autocast(shared: Fitted) -> AbstractContextManager[Any]:
+    """As in PyTorch's own recipes; Lightning's is without the cache of casted weights."""
+    precision = shared.parts.precision.precision
+    if not precision.endswith("-mixed"):
+        return nullcontext()
+    return torch.autocast(shared.device.type, DTYPES[OF_PRECISION[precision]])
+
+
+def llama(model: Any) -> Any:
+    """A transformers LlamaForCausalLM of random weights with the layers, widths, heads and vocabulary of a model.
+
+    Its feed-forward has three matrices: where ours has two they are two thirds as wide, the same number of weights.
+    Raises InputError for a model that is no such decoder, and where transformers is missing.
+    """
+    transformers = require("transformers", extra="dev", purpose="compare=[transformers]")
+    block = next(iter(getattr(model, "blocks", ())), None)
+    if block is None or not all(hasattr(block, name) for name in ("up", "down", "q", "k")):
+        raise InputError(
+            f"compare=[transformers] knows the shape of model=transformer, not of {type(model).__name__}",
+            "compare=[bare] works with every model",
+        )
+    gated = getattr(block, "gate", None) is not None
+    d_ff = int(block.down.in_features)
+    config = transformers.LlamaConfig(
+        vocab_size=model.vocab_size,
+        hidden_size=model.d_model,
+        intermediate_size=d_ff if gated else 2 * d_ff // 3,
+        num_hidden_layers=len(model.blocks),
+        num_attention_heads=model.d_model // model.head_size,
+        num_key_value_heads=model.n_kv_heads,
+        max_position_embeddings=model.max_seq_len,
+        tie_word_embeddings=model.tie_embeddings,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
+class TokenTimes:
+    """A logits processor that notes when each token of a `generate` can be chosen, and changes nothing."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.read: list[float] = []
+        self._watch = watch
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        self.read.append(self._watch())
+        return scores
+
+
+def generate_by_transformers(model: Any, ids: Tensor, new: int, watch: Stopwatch) -> list[float]:
+    """Seconds from the beginning to each of `new` tokens, greedy: `generate` of a model without an end of text."""
+    times = TokenTimes(watch)
+    began = watch()
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new,
+        min_new_tokens=new,
+        do_sample=False,
+        logits_processor=[times],
+    )
+    assert out.shape[1] == ids.shape[1] + new
+    return [each - began for each in times.read]
