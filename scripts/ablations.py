@@ -1,0 +1,131 @@
+"""What each choice of the language model's defaults is worth: the tables of docs/ablations.md.
+
+    python scripts/ablations.py shakespeare runs/ablations 1,2 data.path=FOLDER
+    python scripts/ablations.py wikitext2 runs/ablations 1,2 data.path=FOLDER
+    python scripts/ablations.py 88s runs/ablations 1 data.path=FOLDER
+
+A table is a base and rows of options over it, each trained from every seed with `llm train`; what is done already is
+found again in the folder. Printed as rows end: the validation loss in nats per token, the median over seeds and in
+brackets the lowest and highest, the difference to the first row's median, processor seconds of the whole process. The
+rows of `shakespeare` and `wikitext2` see the same number of tokens. Those of `88s` have the same time, which only a
+machine that does nothing else gives alike to all; they are scored on the last twentieth of the training text, so
+that the validation split has no part in the choice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+# One validation, of the whole split, at the end; nothing else that takes time.
+_PLAIN = "trainer.compile=false trainer.val_every=1000000 trainer.val_batches=1000000 callbacks.samples=null"
+_SAME_TOKENS = {
+    "the defaults": "",
+    "AdamW instead of Muon": "optimizer=adamw",
+    "`schedule=linear`": "schedule=linear",
+    "`schedule=cosine`": "schedule=cosine",
+    "`wsd`, decay over the last 30 %": "schedule.decay=0.3",
+    "no logit cap": "model.logit_softcap=null",
+    "tied head": "model.tie_embeddings=true",
+    "no n-gram tables": "model.ngram_rows=[]",
+    "average of the weights": "callbacks=ema callbacks.samples=null callbacks.ema.decay=0.95",
+    "half the batch, twice the steps": "batch.size={half} trainer.max_steps={twice}",
+    "half the context, twice the batch": "batch.seq_len={short} batch.size={double}",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """base: options of every row. rows: name -> further options. numbers: what stands for {name} in the rows."""
+
+    base: str
+    rows: dict[str, str]
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def options(self, row: str) -> list[str]:
+        return shlex.split(f"{self.base} {_PLAIN} {self.rows[row].format(**self.numbers)}")
+
+
+TABLES = {
+    "shakespeare": Table(
+        base="experiment=shakespeare_char_cpu trainer.max_steps=300",
+        rows={
+            **_SAME_TOKENS,
+            "pairs only": "model.ngram_rows=[6724]",
+            "tables up to the third order": "model.ngram_rows=[6724,16384]",
+            "tables up to the fifth order": "model.ngram_rows=[6724,16384,16384,16384]",
+        },
+        numbers={"half": 6, "twice": 600, "short": 32, "double": 24},
+    ),
+    "wikitext2": Table(
+        base="data=wikitext2 tokenizer=bpe tokenizer.vocab_size=4096 model.d_model=128 model.n_layers=2 "
+        "model.n_heads=2 batch.seq_len=128 batch.size=8 trainer.max_steps=300",
+        rows={
+            **_SAME_TOKENS,
+            "pairs and triples": "model.ngram_rows=[16384,16384]",
+            "pairs in 65,536 rows": "model.ngram_rows=[65536]",
+        },
+        numbers={"half": 4, "twice": 600, "short": 64, "double": 16},
+    ),
+    "88s": Table(
+        base="experiment=shakespeare_char_88s data.val_fraction=0.045 data.test_fraction=0.1",
+        rows={
+            "`experiment=shakespeare_char_88s`": "",
+            "context 128, batch 16": "batch.seq_len=128 batch.size=16",
+            "context 512, batch 4": "batch.seq_len=512 batch.size=4",
+            "batch 4": "batch.size=4",
+            "batch 16": "batch.size=16",
+            "2 layers": "model.n_layers=2",
+            "4 layers": "model.n_layers=4",
+            "width 128, 4 layers": "model.d_model=128 model.n_layers=4 model.n_heads=4",
+            "width 256, 3 layers": "model.d_model=256 model.n_layers=3 model.n_heads=4",
+            "matrices 0.04": "optimizer.lr=0.04",
+            "tables up to the third order": "model.ngram_rows=[6724,16384]",
+            "tables up to the fifth order": "model.ngram_rows=[6724,16384,16384,16384]",
+            "dropout 0.05": "model.dropout=0.05",
+            "float32": "trainer.precision=32-true",
+        },
+    ),
+}
+
+
+def trained(options: list[str], folder: Path) -> dict[str, Any]:
+    """metrics.json of a run with these options, and the processor seconds that it took."""
+    result = folder / "row.json"
+    if not result.exists():
+        before = os.times()
+        command = [sys.executable, "-m", "llmcli", "train", *options, f"hydra.run.dir={folder}", "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{shlex.join(command)}\n{done.stderr}")
+        after = os.times()
+        spent = after.children_user + after.children_system - before.children_user - before.children_system
+        result.write_text(json.dumps({**json.loads(done.stdout), "processor": spent}), encoding="utf-8")
+    found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
+    return found
+
+
+def main() -> None:
+    name, root, seeds, *options = sys.argv[1:]
+    table, first = TABLES[name], 0.0
+    print("| row | loss | beside the first | steps | processor seconds |\n|---|---|---|---|---|", flush=True)
+    for row in table.rows:
+        folder = Path(root) / name / "".join(each if each.isalnum() else "-" for each in row).strip("-")
+        runs = [trained([*table.options(row), f"seed={seed}", *options], folder / seed) for seed in seeds.split(",")]
+        losses = [run["val_loss"] for run in runs]
+        loss = median(losses)
+        first = first or loss
+        steps, processor = (median(run[key] for run in runs) for key in ("steps", "processor"))
+        spread = f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else ""
+        print(f"| {row} | {loss:.3f}{spread} | {loss - first:+.3f} | {steps:,.0f} | {processor:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
