@@ -15,10 +15,11 @@ from llmcli.errors import InputError
 from llmcli.models.base import State
 
 BLOCK = 16  # room is made for so many positions more, at least: little to copy where rows are picked after every token
+ROOM = 2**26  # bytes that are set aside at once, if the capacity is worth so many; beyond it room doubles as needed
 
 
 class KVCache(State):
-    """keys and values (L, B, H, R, K), where R grows up to C as needed; row b holds the positions 0 ... lengths[b] - 1.
+    """keys and values (L, B, H, R, K), where R is C, or grows up to it; row b holds the positions 0 ... lengths[b] - 1.
 
     One `step` of a model calls `positions`, `mask`, then `append` in each layer, then `advance` once. Rows
     may have different lengths: the padding of a short row is written behind its real tokens, where causality
@@ -29,12 +30,12 @@ class KVCache(State):
     def __init__(
         self, keys: Tensor, values: Tensor, lengths: Tensor, capacity: int, uniform: int | None = None
     ) -> None:
-        self.keys = keys
-        self.values = values
+        self._hold(keys, values)
         self.lengths = lengths
         self.capacity = capacity  # the most tokens a row can hold
         # Bounds of `lengths` as Python ints: reading the tensor in every layer would wait for the device.
         self._shortest, self._longest = _bounds(lengths) if uniform is None else (uniform, uniform)
+        self._at: Tensor | None = None  # where the tokens of this step go, the same in every layer
 
     @classmethod
     def empty(
@@ -51,9 +52,12 @@ class KVCache(State):
         """Room for `capacity` tokens in each of `batch_size` rows."""
         if capacity < 1:
             raise InputError(f"the cache's capacity ({capacity}) must be at least 1")
-        shape = (n_layers, batch_size, n_kv_heads, min(capacity, BLOCK), head_size)
+        each = (
+            2 * n_layers * max(1, batch_size) * n_kv_heads * head_size * (dtype or torch.get_default_dtype()).itemsize
+        )
+        room = min(capacity, max(BLOCK, ROOM // each))
         # Zeros, not uninitialised memory: a masked position has weight 0, and 0 * NaN is NaN.
-        keys = torch.zeros(shape, device=device, dtype=dtype)
+        keys = torch.zeros((n_layers, batch_size, n_kv_heads, room, head_size), device=device, dtype=dtype)
         return cls(keys, torch.zeros_like(keys), torch.zeros(batch_size, dtype=torch.int64, device=device), capacity, 0)
 
     @property
@@ -83,17 +87,21 @@ class KVCache(State):
         n_new = k.shape[2]
         filled = self._filled(n_new)
         self._make_room(filled)
-        keys, values = self.keys[layer], self.values[layer]
+        keys, values = self._layers[layer]
         if (start := self.uniform) is not None:
-            keys[:, :, start:filled] = k[:, :, : filled - start]
-            values[:, :, start:filled] = v[:, :, : filled - start]
+            if filled - start < n_new:
+                k, v = k[:, :, : filled - start], v[:, :, : filled - start]
+            keys[:, :, start:filled] = k
+            values[:, :, start:filled] = v
+        elif self._longest + n_new <= self.capacity:
+            if self._at is None:
+                self._at = self.positions(n_new)[:, None, :, None]
+            at = self._at.expand_as(k)
+            keys.scatter_(2, at, k.to(keys.dtype))
+            values.scatter_(2, at, v.to(values.dtype))
         else:
             positions = self.positions(n_new)
-            if self._longest + n_new > self.capacity:
-                rows, new = torch.nonzero(positions < self.capacity, as_tuple=True)
-            else:
-                rows = torch.arange(len(positions), device=positions.device).repeat_interleave(n_new)
-                new = torch.arange(n_new, device=positions.device).repeat(len(positions))
+            rows, new = torch.nonzero(positions < self.capacity, as_tuple=True)
             at = positions[rows, new]
             keys[rows, :, at] = k[rows, :, new].to(keys.dtype)
             values[rows, :, at] = v[rows, :, new].to(values.dtype)
@@ -116,7 +124,7 @@ class KVCache(State):
                 f"{longest} tokens do not fit the cache's capacity of {self.capacity}",
                 hint="ask init_state for a larger capacity, or generate fewer tokens",
             )
-        self.lengths, self._shortest, self._longest = lengths, shortest, longest
+        self.lengths, self._shortest, self._longest, self._at = lengths, shortest, longest, None
         return self
 
     @torch.no_grad()
@@ -138,6 +146,10 @@ class KVCache(State):
     def detach(self) -> Self:
         return type(self)(self.keys.detach(), self.values.detach(), self.lengths, self.capacity, self.uniform)
 
+    def _hold(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+        self._layers = [(keys[layer], values[layer]) for layer in range(len(keys))]  # views, made once for all steps
+
     def _filled(self, n_new: int) -> int:
         return min(self._longest + n_new, self.capacity)
 
@@ -145,7 +157,7 @@ class KVCache(State):
         room = self.keys.shape[3]
         if filled > room:
             more = min(self.capacity, max(filled, 2 * room)) - room
-            self.keys, self.values = (F.pad(each, (0, 0, 0, more)) for each in (self.keys, self.values))
+            self._hold(*(F.pad(each, (0, 0, 0, more)) for each in (self.keys, self.values)))
 
     def _picked(self, kept: Tensor, index: Tensor) -> Tensor:
         """Rows of (L, B, H, R, K): what is filled of them, and room for a few tokens more."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llmcli.layers import attention
-from llmcli.layers.attention import attend, fused_attention, plain_attention, visibility
+from llmcli.layers.attention import attend, fused_attention, grouped_attention, plain_attention, visibility
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -25,6 +25,20 @@ def test_both_kernels_compute_the_same(kv_heads: int, masking: str):
         results.append([y, *torch.autograd.grad(y.square().sum(), (q, k, v))])
     for fused, plain in zip(*results, strict=True):
         torch.testing.assert_close(plain, fused, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("masked", [False, True])
+def test_few_queries_of_shared_heads_compute_the_same(queries: int, masked: bool):
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randn(2, 6, queries, 8, generator=generator)
+    k, v = torch.randn(2, 2, 2, 10, 8, generator=generator)
+    seen = torch.arange(10) < torch.arange(5, 5 + 2 * queries).view(2, 1, queries, 1)
+    visible = seen if masked else None
+    expected = fused_attention(q, k, v, visible, False)
+    torch.testing.assert_close(grouped_attention(q, k, v, visible), expected)
+    assert torch.equal(attend(q, k, v, visible=visible, causal=False), grouped_attention(q, k, v, visible))
+    torch.testing.assert_close(attend(q, k, v, visible=visible, causal=True), fused_attention(q, k, v, visible, True))
 
 
 @pytest.mark.parametrize("kernel", [fused_attention, plain_attention])

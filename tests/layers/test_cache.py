@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from llmcli.errors import InputError
+from llmcli.layers import cache as cache_file
 from llmcli.layers.cache import KVCache
 
 LAYERS, BATCH, HEADS, HEAD_SIZE = 2, 3, 2, 4
@@ -112,3 +113,28 @@ def test_clone_is_independent_and_truncate_forgets():
 def test_capacity_must_be_positive():
     with pytest.raises(InputError, match="capacity \\(0\\) must be at least 1"):
         empty(capacity=0)
+
+
+@pytest.mark.parametrize("lengths", [[3, 3, 3], [3, 1, 2]])
+def test_a_token_allocates_nothing(lengths):
+    """Room for the whole capacity is made at once where it is affordable, and neither it nor its views move."""
+    cache = empty(capacity=64)
+    append(cache, tokens(3))
+    cache.advance(torch.tensor(lengths))
+    place = cache.keys.data_ptr(), cache.values.data_ptr()
+    for _ in range(50):
+        keys, values = append(cache, tokens(1))
+        cache.advance(1)
+        assert (cache.keys.data_ptr(), cache.values.data_ptr()) == place
+        assert (keys.data_ptr(), values.data_ptr()) == (cache.keys[-1].data_ptr(), cache.values[-1].data_ptr())
+
+
+def test_room_for_a_large_capacity_is_made_as_it_is_needed(monkeypatch):
+    monkeypatch.setattr(cache_file, "ROOM", 0)
+    cache, reference = empty(capacity=100), tokens(40)
+    assert cache.keys.shape[3] == cache_file.BLOCK
+    for start in range(40):
+        keys, _ = append(cache, reference[:, :, :, start : start + 1])
+        cache.advance(1)
+    assert cache.keys.shape[3] == 64
+    torch.testing.assert_close(keys, reference[0] + LAYERS - 1)
