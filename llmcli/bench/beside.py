@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from llmcli.bench.ceilings import DTYPES, OF_PRECISION
+from llmcli.bench.generation import Beside, Times
 from llmcli.bench.measuring import Stopwatch
-from llmcli.bench.training import WARM_UP, Block, Fitted
+from llmcli.bench.training import WARM_UP, Fitted, Loop
 from llmcli.errors import InputError, require
+from llmcli.models.transformer import Block, Transformer
 
-CHOICES = ("bare", "transformers")
 
-
-def blocks(shared: Fitted, compare: Sequence[str]) -> Mapping[str, Block]:
+def blocks(shared: Fitted, compare: Sequence[str]) -> Mapping[str, Loop]:
     """A loop for each of `compare`."""
-    makers: Mapping[str, Callable[[Fitted], Block]] = {"bare": bare, "transformers": of_transformers}
+    makers: Mapping[str, Callable[[Fitted], Loop]] = {"bare": bare, "transformers": of_transformers}
     return {name: makers[name](shared) for name in compare}
 
 
-def bare(shared: Fitted) -> Block:
+def bare(shared: Fitted) -> Loop:
     """The loop that a careful user would write: our model, optimizer, schedule, clipping and precision."""
 
     def block(steps: int) -> float:
@@ -41,17 +41,20 @@ def bare(shared: Fitted) -> Block:
     return block
 
 
-def of_transformers(shared: Fitted) -> Block:
+def of_transformers(shared: Fitted) -> Loop:
     """LlamaForCausalLM as it comes, with torch's AdamW, in the same precision, clipped alike."""
     weights = torch.bfloat16 if shared.parts.precision.precision == "bf16-true" else torch.float32
     model = llama(shared.parts.task.model).to(shared.device, weights).train()
     return of_module(shared, model, lambda batch: model(input_ids=batch["ids"], labels=batch["ids"]).loss)
 
 
-def of_module(shared: Fitted, model: nn.Module, loss: Callable[[Any], Tensor]) -> Block:
-    """A loop of any module on the device, with torch's AdamW. loss: of a batch, a mean over its tokens."""
+def of_module(shared: Fitted, model: nn.Module, loss: Callable[[Any], Tensor], *, autocast: bool = True) -> Loop:
+    """A loop of any module on the device, with torch's AdamW. loss: of a batch, a mean over its tokens.
+
+    autocast: in the precision of ours; otherwise as its weights are.
+    """
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
-    return lambda steps: _loop(shared, loss, model, optimizer, steps)
+    return lambda steps: _loop(shared, loss, model, optimizer, steps, autocast=autocast)
 
 
 def _loop(
@@ -61,6 +64,7 @@ def _loop(
     optimizer: torch.optim.Optimizer,
     steps: int,
     each_step: Callable[[], None] | None = None,
+    autocast: bool = True,
 ) -> float:
     """Seconds a step."""
     settings, batches = shared.parts.settings, shared.batches()
@@ -70,7 +74,7 @@ def _loop(
         if step == WARM_UP:
             began = shared.watch()
         for _ in range(settings.accumulate):
-            with _autocast(shared):
+            with _autocast(shared) if autocast else nullcontext():
                 mean = loss(next(batches)) / settings.accumulate
             mean.backward()  # type: ignore[no-untyped-call]
         if settings.clip_norm is not None:
@@ -94,21 +98,21 @@ def llama(model: Any) -> Any:
     """A transformers LlamaForCausalLM of random weights with the layers, widths, heads and vocabulary of a model.
 
     Its feed-forward has three matrices: where ours has two they are two thirds as wide, the same number of weights.
-    Raises InputError for a model that is no such decoder, and where transformers is missing.
+    model: as it was built, not yet fused or packed. Raises InputError for one that is no such decoder, and where
+    transformers is missing.
     """
     transformers = require("transformers", extra="dev", purpose="compare=[transformers]")
-    block = next(iter(getattr(model, "blocks", ())), None)
-    if block is None or not all(hasattr(block, name) for name in ("up", "down", "q", "k")):
+    if not isinstance(model, Transformer):
         raise InputError(
             f"compare=[transformers] knows the shape of model=transformer, not of {type(model).__name__}",
             "compare=[bare] works with every model",
         )
-    gated = getattr(block, "gate", None) is not None
-    d_ff = int(block.down.in_features)
+    block = cast(Block, model.blocks[0])
+    d_ff = block.down.in_features
     config = transformers.LlamaConfig(
         vocab_size=model.vocab_size,
         hidden_size=model.d_model,
-        intermediate_size=d_ff if gated else 2 * d_ff // 3,
+        intermediate_size=2 * d_ff // 3 if block.gate is None else d_ff,
         num_hidden_layers=len(model.blocks),
         num_attention_heads=model.d_model // model.head_size,
         num_key_value_heads=model.n_kv_heads,
@@ -133,17 +137,23 @@ class TokenTimes:
         return scores
 
 
-def generate_by_transformers(model: Any, ids: Tensor, new: int, watch: Stopwatch) -> list[float]:
-    """Seconds from the beginning to each of `new` tokens, greedy: `generate` of a model without an end of text."""
-    times = TokenTimes(watch)
-    began = watch()
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=new,
-        min_new_tokens=new,
-        do_sample=False,
-        logits_processor=[times],
-    )
-    assert out.shape[1] == ids.shape[1] + new
-    return [each - began for each in times.read]
+def generating(model: Any, watch: Stopwatch) -> Beside:
+    """`generate` of a transformers model on its device, greedy, without an end of text."""
+    device = model.device
+    model.eval()
+
+    def write(ids: Tensor, new: int) -> Times:
+        times = TokenTimes(watch)
+        began = watch()
+        out = model.generate(
+            ids.to(device),
+            attention_mask=torch.ones_like(ids, device=device),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=False,
+            logits_processor=[times],
+        )
+        assert out.shape[1] == ids.shape[1] + new
+        return [each - began for each in times.read]
+
+    return write

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llmcli.heads import LanguageModelHead
+from llmcli.layers.packed import PackedLinear
 from llmcli.models.base import Backbone
 from llmcli.tasks.base import Task
 
@@ -20,8 +21,7 @@ def matmul_weights(task: nn.Module) -> tuple[int, int]:
 
     An embedding that the output layer shares is a matrix there; any other is a table, where nothing is multiplied.
     """
-    outputs = {id(m.weight) for m in task.modules() if isinstance(m, LanguageModelHead)}
-    tables = {id(m.weight) for m in task.modules() if isinstance(m, nn.Embedding)} - outputs
+    outputs, tables = _outputs_and_tables(task)
     head = other = 0
     for weight in task.parameters():
         if id(weight) in outputs:
@@ -45,9 +45,21 @@ def of_step(task: Task, *, tokens: int, targets: int, seq_len: int) -> float:
 def streamed_bytes(task: nn.Module) -> int:
     """Bytes of all weights that one step of decoding reads: all but tables, of which it reads a row a token.
 
-    Each weight once, whatever the batch; the key-value cache comes on top.
+    Each weight once, whatever the batch; the key-value cache comes on top. Packed and quantised layers count as they
+    lie in memory.
     """
-    outputs = {id(m.weight) for m in task.modules() if isinstance(m, LanguageModelHead)}
-    tables = {id(m.weight) for m in task.modules() if isinstance(m, nn.Embedding)} - outputs
+    _, tables = _outputs_and_tables(task)
     held: dict[int, torch.Tensor] = {id(each): each for each in (*task.parameters(), *task.buffers())}
-    return sum(each.numel() * each.element_size() for key, each in held.items() if key not in tables)
+    plain = sum(each.numel() * each.element_size() for key, each in held.items() if key not in tables)
+    packed = (layer for layer in task.modules() if isinstance(layer, PackedLinear))  # whose weights are no parameters
+    return plain + sum(layer.in_features * layer.out_features * torch.bfloat16.itemsize for layer in packed)
+
+
+def _outputs_and_tables(task: nn.Module) -> tuple[set[int], set[int]]:
+    """The weights, by `id`, of the output layers, and of the embeddings that are none.
+
+    An output layer that was packed or quantised has a copy, so that an embedding which it shared is a table then.
+    """
+    heads = [module for module in task.modules() if isinstance(module, LanguageModelHead)]
+    outputs = {id(head.weight) for head in heads if getattr(head, "output", None) is None and hasattr(head, "weight")}
+    return outputs, {id(m.weight) for m in task.modules() if isinstance(m, nn.Embedding)} - outputs

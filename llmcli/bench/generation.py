@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
-from llmcli.bench import beside, ceilings, flops
+from llmcli.bench import ceilings, flops
 from llmcli.bench.measuring import Spread, Stopwatch, in_turns
 from llmcli.decoding.base import GeneratingModel, Strategy
 from llmcli.errors import InputError
 from llmcli.tokenizers.base import RESERVED
 
 Times = list[float]  # seconds from the beginning to each new token
+Beside = Callable[[Tensor, int], Times]  # prompts (B, T) on the CPU, and how many tokens to write after each
 
 
 def lengths(context: int | None, prompt: int | None, new: int | None) -> tuple[int, int]:
@@ -44,31 +46,30 @@ def measure(
     prompt: int,
     new: int,
     rounds: int,
-    compare: Sequence[str] = (),
+    beside: Mapping[str, Beside],
 ) -> dict[str, Any]:
     """Figures of generation, as plain values; those of several rounds are median, min and max.
 
-    task: a generating model on its device, with weights of the type that it computes in. compare: "transformers".
+    task: a generating model on its device, with weights of the type that it computes in. beside: what to take turns
+    with.
     """
     device = cast(GeneratingModel, task).device
     weights = flops.streamed_bytes(task)
-    reference = beside.llama(task.model).to(device, _dtype(task)).eval() if "transformers" in compare else None
     found = []
     for size in batch_sizes:
         generator = torch.Generator().manual_seed(size)
         ids = torch.randint(len(RESERVED), task.vocab_size, (size, prompt), generator=generator)
-        sides: dict[str, Callable[[], Times]] = {"llm": partial(write, task, strategy, ids.tolist(), new, watch)}
-        if reference is not None:
-            there = ids.to(device)
-            sides["transformers"] = partial(beside.generate_by_transformers, reference, there, new, watch)
-        sides["memory"] = lambda: [ceilings.bandwidth(device, watch)]
+        sides: dict[str, Callable[[], Times]] = {
+            "llm": partial(write, task, strategy, ids.tolist(), new, watch),
+            **{name: partial(side, ids, new) for name, side in beside.items()},
+            "memory": lambda: [ceilings.bandwidth(device, watch)],
+        }
         in_turns(sides, 1)  # not counted: caches fill, what is compiled is compiled
-        times = in_turns(sides, rounds)
-        found.append(_figures(size, prompt, new, times, weights))
+        found.append(_figures(size, prompt, new, in_turns(sides, rounds), weights))
     return {
         "prompt_tokens": prompt,
         "new_tokens": new,
-        "weights_dtype": str(_dtype(task)).removeprefix("torch."),
+        "weights_dtype": str(dtype(task)).removeprefix("torch."),
         "weights_bytes": weights,
         "batches": found,
     }
@@ -103,6 +104,6 @@ def _figures(size: int, prompt: int, new: int, times: dict[str, list[Times]], we
     return figures
 
 
-def _dtype(task: torch.nn.Module) -> torch.dtype:
+def dtype(task: torch.nn.Module) -> torch.dtype:
     """The type of the widest part of the weights."""
     return max(task.parameters(), key=lambda each: each.numel()).dtype

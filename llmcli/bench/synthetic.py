@@ -1,21 +1,29 @@
-"""Random tokens that stand where prepared text stands, so that a bench needs no data."""
+"""Random tokens that stand where prepared text stands, so that a bench needs no data, and what is built on them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
+from llmcli import assembly, schema
+from llmcli import config as configs
+from llmcli.assembly import Parts
 from llmcli.data.prepare import Prepared
 from llmcli.data.records import Text
 from llmcli.data.shards import id_dtype
 from llmcli.errors import InputError
+from llmcli.fitting import check_pair
 from llmcli.tokenizers.base import RESERVED
 from llmcli.tokenizers.char import CharTokenizer
 
 _FIRST = 0x10000  # from here on every code point is a character of its own
 LARGEST = 1_000_000
+_BATCHES = 64  # of training, before the same tokens come again
+_NO_VOCABULARY = 272  # of a tokenizer that counts for itself: 256 bytes and the reserved ids
 
 
 def random_tokens(folder: Path, *, vocab_size: int, train: int, val: int, seed: int) -> Prepared:
@@ -48,3 +56,28 @@ def random_tokens(folder: Path, *, vocab_size: int, train: int, val: int, seed: 
     }
     characters = "".join(map(chr, range(_FIRST, _FIRST + vocab_size - len(RESERVED))))
     return Prepared(path=folder, manifest=manifest, tokenizer=CharTokenizer(characters), fresh=True)
+
+
+def parts(cfg: DictConfig, choices: Mapping[str, str], folder: Path, *, vocab_size: int | None) -> Parts:
+    """All that `llm train` would build of a config, on random tokens in `folder`.
+
+    vocab_size: None is that of the tokenizer. Raises InputError for a task that does not learn from running text, and
+    for whatever `llm train` would refuse.
+    """
+    check_pair(cfg, choices)
+    configs.validate(cfg)
+    takes = getattr(schema.locate(str(cfg.task._target_)), "takes", ())
+    if Text.__name__ not in takes or getattr(schema.locate(str(cfg.batch._target_)), "gives", "windows") != "windows":
+        raise InputError(
+            f"llm bench measures what learns from running text; task={choices.get('task')} takes {' or '.join(takes)}",
+            "task=language_modeling with the same model says what its layers cost",
+        )
+    tokens = int(cfg.batch.size) * int(cfg.batch.seq_len) * int(cfg.trainer.accumulate)
+    prepared = random_tokens(
+        folder,
+        vocab_size=vocab_size or cfg.tokenizer.get("vocab_size") or _NO_VOCABULARY,
+        train=max(1, tokens * _BATCHES) + 1,
+        val=max(1, int(cfg.batch.seq_len)) + 1,
+        seed=int(cfg.seed),
+    )
+    return assembly.build(cfg, choices, prepared=prepared)

@@ -34,8 +34,8 @@ WARM_UP = 3  # steps of each block that are not timed
 BLOCK_SECONDS = 2.0  # of a block whose number of steps is not given
 FEWEST, MOST = 4, 200  # timed steps of such a block
 
-Block = Callable[[int], float]  # timed steps -> seconds a step
-Beside = Callable[["Fitted"], Mapping[str, Block]]  # what is measured beside the fit
+Loop = Callable[[int], float]  # timed steps -> seconds a step
+Beside = Callable[["Fitted"], Mapping[str, Loop]]  # what is measured beside the fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def fit(parts: Parts, watch: Stopwatch, steps: int) -> tuple[pl.Trainer, float]:
     Ctrl-C ends it at once: there is nothing to save. Raises KeyboardInterrupt.
     """
     parts = replace(parts, budget=Budget(steps=steps + WARM_UP + 1, seconds=None))
-    times = _Times(watch, parts.settings.accumulate)
+    times = _Times(watch, steps, parts.settings.accumulate)
     with tempfile.TemporaryDirectory() as folder:
         _, callbacks, _ = assembly.callbacks(parts, Path(folder))
         callbacks = [each for each in callbacks if not isinstance(each, StopSignal)]
@@ -149,18 +149,20 @@ def fit(parts: Parts, watch: Stopwatch, steps: int) -> tuple[pl.Trainer, float]:
 
 
 class _Times(pl.Callback):
-    """Reads the clock where step WARM_UP begins and where the last one does, which ends the one before it."""
+    """Reads the clock where step WARM_UP begins and where step WARM_UP + `steps` does, and never between them: it
+    waits for the device."""
 
-    def __init__(self, watch: Stopwatch, accumulate: int) -> None:
+    def __init__(self, watch: Stopwatch, steps: int, accumulate: int) -> None:
         self.began = self.ended = 0.0
-        self._watch, self._accumulate, self._batches = watch, accumulate, 0
+        self._watch, self._batches = watch, 0
+        self._first, self._last = WARM_UP * accumulate, (WARM_UP + steps) * accumulate
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._batches == WARM_UP * self._accumulate:
+        if self._batches == self._first:
             self.began = self._watch()
-        elif self._batches % self._accumulate == 0:
+        elif self._batches == self._last:
             self.ended = self._watch()
         self._batches += 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 WHAT = ("train", "generate", "prepare", "start")
 COMPARE = ("bare", "transformers")
 _NOT_HERE = ("init", "resume", "dry_run")  # keys of llm train
-_BATCHES = 64  # of training, before the random tokens come again
-_NO_VOCABULARY = 272  # 256 bytes and the reserved ids
 
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
@@ -60,9 +57,11 @@ def _model(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Ceilings, training and generation of the model of the config, on random tokens."""
     import torch
 
-    from llmcli.bench import beside, ceilings, measuring, training
+    from llmcli import loading
+    from llmcli.bench import beside, ceilings, measuring, synthetic, training
 
-    parts = _parts(cfg, folder)
+    loading.precision_of(cfg.precision)
+    parts = synthetic.parts(cfg, configs.launch().choices, folder, vocab_size=cfg.vocab_size)
     device = torch.device(parts.device)
     _check_clock(cfg, device)
     watch = measuring.Stopwatch(cfg.clock, device)
@@ -91,41 +90,6 @@ def _model(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return result
 
 
-def _parts(cfg: DictConfig, folder: Path) -> Parts:
-    """All that `llm train` would build, but for the data. Raises InputError for what does not learn from text."""
-    from llmcli import assembly
-    from llmcli.bench import synthetic
-    from llmcli.data.records import Text
-    from llmcli.fitting import check_pair
-
-    choices = configs.launch().choices
-    check_pair(cfg, choices)
-    configs.validate(cfg)
-    takes, given = _task_of(cfg)
-    if Text.__name__ not in takes or given != "windows":
-        raise InputError(
-            f"llm bench measures what learns from running text; task={choices.get('task')} takes {' or '.join(takes)}",
-            "task=language_modeling with the same model says what its layers cost",
-        )
-    per_batch = int(cfg.batch.size) * int(cfg.batch.seq_len)
-    prepared = synthetic.random_tokens(
-        folder,
-        vocab_size=cfg.vocab_size or cfg.tokenizer.get("vocab_size") or _NO_VOCABULARY,
-        train=max(1, per_batch * _BATCHES * int(cfg.trainer.accumulate)) + 1,
-        val=max(1, int(cfg.batch.seq_len)) + 1,
-        seed=int(cfg.seed),
-    )
-    return assembly.build(cfg, choices, prepared=prepared)
-
-
-def _task_of(cfg: DictConfig) -> tuple[Sequence[str], str]:
-    """The kinds of record that its task learns from, and what its batches hold."""
-    from llmcli.schema import locate
-
-    batch = locate(str(cfg.batch._target_))
-    return getattr(locate(str(cfg.task._target_)), "takes", ()), getattr(batch, "gives", "windows")
-
-
 def _lengths(cfg: DictConfig, parts: Parts) -> tuple[int, int]:
     from llmcli.bench import generation
 
@@ -135,7 +99,8 @@ def _lengths(cfg: DictConfig, parts: Parts) -> tuple[int, int]:
 
 
 def _generate(cfg: DictConfig, parts: Parts, watch: Stopwatch, prompt: int, new: int) -> dict[str, Any]:
-    from llmcli.bench import generation
+    from llmcli import loading
+    from llmcli.bench import beside, generation
     from llmcli.decoding.base import Search
 
     strategy = parts.strategy
@@ -143,16 +108,22 @@ def _generate(cfg: DictConfig, parts: Parts, watch: Stopwatch, prompt: int, new:
         strategy = configs.build(configs.compose("train", ["decoding=greedy"]).decoding)
     if isinstance(strategy, Search):
         raise InputError("a search gives its tokens at the end, where none can be timed", "decoding=greedy or sample")
+    task = cast(Any, parts.task.eval())
+    reference = beside.llama(task.model) if "transformers" in cfg.compare else None
+    loading.prepare(task, loading.precision_of(cfg.precision), parts.device)  # one way: nothing is trained after it
+    others: dict[str, generation.Beside] = {}
+    if reference is not None:
+        others["transformers"] = beside.generating(reference.to(task.device, generation.dtype(task)), watch)
     return generation.measure(
-        parts.task.to(parts.device).eval(),
+        task,
         strategy,
         watch,
         batch_sizes=cfg.batch_sizes,
         prompt=prompt,
         new=new,
         rounds=cfg.rounds,
-        compare=[each for each in cfg.compare if each == "transformers"],
-    )
+        beside=others,
+    ) | {"precision": str(cfg.precision)}
 
 
 def _prepare(cfg: DictConfig) -> dict[str, Any]:
