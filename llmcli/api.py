@@ -20,6 +20,7 @@ from llmcli.decoding.penalties import Penalties
 from llmcli.decoding.sample import Sample
 from llmcli.errors import InputError
 from llmcli.evaluation import score
+from llmcli.loading import precision_of, prepare
 from llmcli.strategies import strategy_of
 
 
@@ -182,9 +183,15 @@ class Run:
         )
 
 
-def load(run: str | Path | None = None, *, trusted: Sequence[str] = ()) -> Run:
+def load(
+    run: str | Path | None = None, *, trusted: Sequence[str] = (), precision: str = "auto", device: str = "cpu"
+) -> Run:
     """A run folder, a checkpoint file, "latest" or None (the latest run below ./runs).
 
     trusted: packages of your own whose models its config may name; LLM_TRUST names them for the command line.
+    precision: of the weights, "32", "bf16", "int8" or "int4", for this device; "auto": as they were trained.
     """
-    return Run(checkpoint.load(runs.resolve(None if run is None else str(run), "use"), packages=trusted))
+    asked = precision_of(precision)
+    loaded = checkpoint.load(runs.resolve(None if run is None else str(run), "use"), packages=trusted)
+    prepare(loaded.task, asked, device)
+    return Run(loaded)

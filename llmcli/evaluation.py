@@ -19,6 +19,7 @@ from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.decoding.codes import CodeModel
 from llmcli.errors import InputError
 from llmcli.floor import floor_of
+from llmcli.loading import Precision, prepare
 from llmcli.metrics.decoded import TextScorer
 from llmcli.scored_data import Scored, find_data, with_scorer
 from llmcli.strategies import strategy_of
@@ -73,6 +74,7 @@ def score(
     strategy: Strategy | Search | None = None,
     max_new_tokens: int = 200,
     samples: int = 1,
+    precision: Precision = "auto",
 ) -> dict[str, Any]:
     """Figures of a loaded run on `split`, of `data` where given (tokenized with the run's own tokenizer).
 
@@ -86,6 +88,9 @@ def score(
 
     Of pairs of texts the sources are decoded, by `strategy`, None: as the run says, and the texts are scored. samples:
     codes that a VAE draws for each text; with more than one there is a closer bound of its probability.
+
+    precision: of the weights, which the task has from then on; but for "auto" and "32" there are also the figures in
+    `float32`. A baseline stays as it was trained.
 
     Raises InputError for an unknown split, where the run's own data has changed, for labels that the run was not
     trained on, for a folder that cannot be written, and for a baseline that scores other data.
@@ -107,7 +112,8 @@ def score(
     if not scored.examples:
         if baseline is not None:
             raise InputError("baseline= compares runs on examples; this data holds running text")
-        return _figures(loaded, scored, **how)
+        exact = _in_float32(loaded, scored, precision, **how)
+        return _figures(loaded, scored, **how) | exact
     examples = scored.prepared.examples(scored.split)
     scorer = scorer_of(examples) if _turns_texts(loaded, scored) else None  # refuses before anything is computed
     other = None
@@ -120,8 +126,9 @@ def score(
         folder = open_folder(_folder(loaded.path, scored) if out == "auto" else out, about=about)
     found_by: dict[str, Any] = {"strategy": strategy, "max_new_tokens": max_new_tokens, "progress": progress}
     floor: TextFloor | None = None
+    exact = _in_float32(loaded, scored, precision, **how)
     with Answers(loaded.task, examples, folder=folder) as answers:
-        found = _figures(loaded, scored, seen=answers, **how)
+        found = _figures(loaded, scored, seen=answers, **how) | exact
         if scorer is not None:
             answers.decoded = _decoded(loaded, scored, scorer, **found_by)
             found.update(answers.decoded.figures())
@@ -148,6 +155,18 @@ def score(
         return {**found, **answers.write(found, about=about, subtitle=subtitle)}
 
 
+def _in_float32(
+    loaded: Loaded, scored: Scored, precision: Precision, *, device: torch.device, **how: Any
+) -> dict[str, Any]:
+    """Gives the weights their precision, in place -> what the figures were before, where that changes them."""
+    if precision in ("auto", "32"):
+        return {}
+    found = _figures(loaded, scored, device=device, floors=False, **how)
+    said = prepare(loaded.task, precision, device)
+    named = {name: value for name, value in found.items() if isinstance(value, float)}
+    return {"precision": said or precision, "float32": named}
+
+
 def _floors(loaded: Loaded, scored: Scored, without: Sequence[int] = ()) -> dict[str, float]:
     return _as_floor(floor_of(loaded.task.floor, scored.prepared, scored.split, without=without))
 
@@ -171,6 +190,7 @@ def _figures(
     size: int | None,
     device: torch.device,
     progress: bool,
+    floors: bool = True,
     seen: Callable[[Batch, StepResult], None] | None = None,
 ) -> dict[str, Any]:
     prepared, split = scored.prepared, scored.split
@@ -186,7 +206,7 @@ def _figures(
             on_batch=(lambda n: meter("evaluating", n, stats["tokens"])) if progress else None,
             seen=seen,
         )
-    if scored.own and split != "train":  # of the text that it was learned from it would be no floor
+    if floors and scored.own and split != "train":  # of the text that it was learned from it would be no floor
         found.update(_floors(loaded, scored))
     found.update(split=scored.about["split"], tokens=stats["tokens"], unknown=stats.get("unknown", 0))
     return found

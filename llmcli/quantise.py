@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from llmcli.errors import InputError
 from llmcli.heads import LanguageModelHead
 from llmcli.layers.quantised import GROUP_SIZES, Bits, Int4Linear, Int8Linear, QuantisedLinear
-from llmcli.losses import softcapped
 
 Matrix = nn.Linear | LanguageModelHead
 
@@ -38,23 +37,6 @@ class Report:
         )
 
 
-class QuantisedHead(LanguageModelHead):
-    """A head whose product is a quantised layer's: for inference, with the same methods and no weight."""
-
-    def __init__(self, *, linear: QuantisedLinear, softcap: float | None) -> None:
-        nn.Module.__init__(self)
-        self.linear = linear
-        self.softcap = softcap
-        self.label_smoothing = 0.0
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        logits = self.linear(hidden)
-        return softcapped(logits.to(torch.promote_types(logits.dtype, torch.float32)), self.softcap)
-
-    def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        return self.loss_and_correct(hidden, labels)[0]
-
-
 @torch.no_grad()
 def quantise(module: nn.Module, *, bits: Bits, group_size: int = GROUP_SIZE) -> Report:
     """Replace the layers of backbone and output of a task, on its device, by `QuantisedLinear` -> what became of it.
@@ -69,16 +51,22 @@ def quantise(module: nn.Module, *, bits: Bits, group_size: int = GROUP_SIZE) -> 
         raise InputError(f"group_size ({group_size}) must be one of {', '.join(map(str, GROUP_SIZES))}")
     report = Report(bits, before=storage_bytes(module))
     model = getattr(module, "model", module)
-    made: dict[nn.Module, nn.Module] = {}  # a layer may stand in several places
+    embeddings = {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding)}
+    made: dict[nn.Module, QuantisedLinear] = {}  # a layer may stand in several places
     for parent, name, child in [*_children(model, nn.Linear), *_children(module, LanguageModelHead)]:
-        if child not in made and (why := _unfit(child, bits, group_size)):
-            _leave(report, why, child.weight)
-            continue
         if child not in made:
+            if why := _unfit(child, bits, group_size):
+                _leave(report, why, child.weight)
+                continue
             made[child] = _quantised(child, bits, group_size)
             report.layers += 1
             report.weights += child.weight.numel()
-        setattr(parent, name, made[child])
+        if isinstance(child, nn.Linear):
+            setattr(parent, name, made[child])
+        else:
+            child.output = made[child]
+            if id(child.weight) not in embeddings:
+                child.register_parameter("weight", None)
     for layer in model.modules():
         if isinstance(layer, nn.RNNBase | nn.RNNCellBase | nn.modules.conv._ConvNd):
             kind = "recurrent" if isinstance(layer, nn.RNNBase | nn.RNNCellBase) else "convolutional"
@@ -99,13 +87,10 @@ def _unfit(child: Matrix, bits: Bits, group_size: int) -> str:
     return "" if Int4Linear.fits(child.weight, group_size) else f"rows are no multiple of {group_size}"
 
 
-def _quantised(child: Matrix, bits: Bits, group_size: int) -> nn.Module:
-    linear: QuantisedLinear
+def _quantised(child: Matrix, bits: Bits, group_size: int) -> QuantisedLinear:
     if bits == 8:
-        linear = Int8Linear.of(child.weight, child.bias)
-    else:
-        linear = Int4Linear.of(child.weight, child.bias, group_size=group_size)
-    return QuantisedHead(linear=linear, softcap=child.softcap) if isinstance(child, LanguageModelHead) else linear
+        return Int8Linear.of(child.weight, child.bias)
+    return Int4Linear.of(child.weight, child.bias, group_size=group_size)
 
 
 def storage_bytes(module: nn.Module) -> int:
@@ -121,7 +106,7 @@ def is_quantised(module: nn.Module) -> bool:
 def _children(root: nn.Module, kind: type[Matrix]) -> Iterator[tuple[nn.Module, str, Matrix]]:
     """(parent, name in it, module) of each module of a kind."""
     for parent in root.modules():
-        for name, child in parent.named_children():
+        for name, child in parent._modules.items():  # named_children has each once
             if isinstance(child, kind):
                 yield parent, name, child
 

@@ -32,14 +32,14 @@ HELP = (
 
 
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
-    import torch
-
     from llmcli import checkpoint
     from llmcli.chat import Dialogue
+    from llmcli.loading import precision_of, prepare
     from llmcli.trainer import accelerator_of, quiet_lightning
 
     quiet_lightning()
     configs.validate(cfg)
+    precision = precision_of(cfg.precision)
     if cfg.unknown not in ("error", "replace"):
         raise InputError(f"unknown must be error or replace, not {cfg.unknown!r}")
     path = runs.resolve(cfg.ckpt, "use")
@@ -48,7 +48,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     loaded = checkpoint.load(path)
     _check_converses(loaded, str(cfg.ckpt or path))
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
-    loaded.task.to(torch.device(kind))
+    if said := prepare(loaded.task, precision, kind):
+        ui.say("precision", said)
     dialogue = Dialogue(
         loaded.task,
         loaded.tokenizer,

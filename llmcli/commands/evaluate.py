@@ -29,6 +29,7 @@ _KINDS = {
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli import checkpoint
     from llmcli.evaluation import score
+    from llmcli.loading import precision_of
     from llmcli.strategies import strategy_of
     from llmcli.trainer import quiet_lightning
 
@@ -36,6 +37,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     for name, kind in _KINDS.items():
         if wrong := mismatch(cfg[name], kind):
             raise InputError(f"{name}: {wrong}")
+    precision = precision_of(cfg.precision)
     path = runs.resolve(cfg.ckpt, "use")
     if cfg.ckpt in (None, "latest"):
         ui.say("run", str(path))
@@ -59,6 +61,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             strategy=strategy,
             max_new_tokens=cfg.max_new_tokens,
             samples=cfg.samples,
+            precision=precision,
         )
     words = _score_words(loaded.task, loaded.tokenizer, **lists) if any(lists.values()) else {}
     figures["seconds"] = round(time.monotonic() - began, 2)
@@ -73,13 +76,16 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
 
 
 def _show_all(figures: Mapping[str, Any]) -> None:
-    """The figures with their intervals, without leaks and their floors, then those of each class, what sets them apart
-    from a baseline's, and what else there is to know."""
+    """The figures with their intervals, beside those in float32, without leaks and their floors, then those of each
+    class, what sets them apart from a baseline's, and what else there is to know."""
     plain = {name: value for name, value in figures.items() if not isinstance(value, Mapping | str)}
     floors = {name.removeprefix("floor_"): plain.pop(name) for name in list(plain) if name.startswith("floor_")}
     leaks = dict(figures.get("without_leaks", {}))
     shown: dict[str, Mapping[str, str]] = {"value": {name: _show(value) for name, value in plain.items()}}
     shown["95% interval"] = {name: _between(each) for name, each in figures.get("intervals", {}).items()}
+    exact = figures.get("float32", {})
+    shown["float32"] = {name: _show(each) for name, each in exact.items()}
+    shown["change"] = {name: f"{plain[name] / each - 1:+.2%}" for name, each in exact.items() if each}
     shown["without leaks"] = {name: _show(each) for name, each in leaks.items() if not name.startswith("floor_")}
     shown["floor"] = {name: _show(value) for name, value in floors.items()}
     shown["without leaks, floor"] = {

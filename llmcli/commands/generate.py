@@ -34,11 +34,13 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli import attention_maps, checkpoint
     from llmcli.decoding.codes import CodeModel
     from llmcli.decoding.generate import generate
+    from llmcli.loading import precision_of, prepare
     from llmcli.strategies import strategy_of
     from llmcli.trainer import accelerator_of, quiet_lightning
 
     quiet_lightning()
     configs.validate(cfg)
+    precision = precision_of(cfg.precision)
     drawn = None if cfg.attention is None else attention_maps.check_path(str(cfg.attention))
     path = runs.resolve(cfg.ckpt, "use")
     if cfg.ckpt in (None, "latest"):
@@ -52,7 +54,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             _offers(loaded.task, cfg.ckpt or path),
         )
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
-    loaded.task.to(torch.device(kind))
+    if said := prepare(loaded.task, precision, kind):
+        ui.say("precision", said)
 
     sources = hasattr(loaded.task, "bind")  # what comes out stands for itself and continues nothing
     coded = isinstance(loaded.task, CodeModel)  # and may come from no text

@@ -24,9 +24,11 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     import torch
 
     from llmcli import checkpoint
+    from llmcli.loading import precision_of, prepare
     from llmcli.trainer import accelerator_of, quiet_lightning
 
     quiet_lightning()
+    precision = precision_of(cfg.precision)
     if cfg.top < 1:
         raise InputError(f"top ({cfg.top}) must be at least 1")
     path = runs.resolve(cfg.ckpt, "use")
@@ -39,7 +41,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             _instead(loaded, str(cfg.ckpt or path)),
         )
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
-    loaded.task.to(torch.device(kind))
+    if said := prepare(loaded.task, precision, kind):
+        ui.say("precision", said)
     asked, answered = _asked(texts, loaded.task.asks), 0
     as_json = bool(cfg.json) or not ui.is_terminal("stdout")
     while some := list(islice(asked, AT_ONCE)):

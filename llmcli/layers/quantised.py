@@ -43,6 +43,7 @@ class QuantisedLinear(nn.Module, ABC):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.eval()
 
     @property
     @abstractmethod
@@ -61,8 +62,8 @@ class QuantisedLinear(nn.Module, ABC):
         """Whether there is a kernel for so many rows, on the device of this layer, which is the fastest way."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() and x.requires_grad:
-            raise RuntimeError("a quantised layer has no gradient: it is made of a trained one, to be used")
+        if torch.is_grad_enabled() and (x.requires_grad or self.training):
+            raise RuntimeError("a quantised layer cannot be trained: it is made of a trained one, to be used")
         rows = x.reshape(-1, self.in_features)
         if self._has_kernel(len(rows)):
             y = self._product(rows.to(torch.bfloat16))

@@ -149,10 +149,13 @@ def test_casts_leave_the_weight_alone_and_a_move_is_refused():
         layer.to("meta")
 
 
-def test_there_is_no_gradient():
+def test_there_is_no_training():
     layer = makers()[8](weight(), None)
-    with pytest.raises(RuntimeError, match="no gradient"):
+    with pytest.raises(RuntimeError, match="cannot be trained"):
         layer(torch.randn(1, 64, requires_grad=True))
+    with pytest.raises(RuntimeError, match="cannot be trained"):
+        layer.train()(torch.randn(1, 64))
+    layer.eval()
     assert not layer(torch.randn(1, 64)).requires_grad
 
 
