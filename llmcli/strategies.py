@@ -7,21 +7,31 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from llmcli import checkpoint, runs
 from llmcli import config as configs
 from llmcli.catalog import Catalog, config_dir
 from llmcli.checkpoint import Loaded
-from llmcli.decoding.base import Search, Strategy
+from llmcli.decoding.base import NeedsDraft, Search, SourceModel, Strategy
 from llmcli.errors import InputError
 from llmcli.mistakes import did_you_mean, nearest_key
+from llmcli.tokenizers.base import Tokenizer
 from llmcli.trust import check_targets
 
 
 def strategy_of(loaded: Loaded, asked: DictConfig | None) -> Strategy | Search:
     """`asked`, the `decoding` of a command line, or the run's own where that is None; without `decoding=` it has no
-    target, and its keys change the run's own. What a run from an earlier version lacks is as its YAML says.
+    target, and its keys change the run's own. What a run from an earlier version lacks is as its YAML says. A draft
+    that it names is loaded, to where the run is.
 
-    Raises InputError for keys that the run's own decoding does not have.
+    Raises InputError for keys that the run's own decoding does not have, and for a draft that cannot help it.
     """
+    strategy = _built(loaded, asked)
+    if isinstance(strategy, NeedsDraft):
+        strategy.use(_draft(loaded, strategy.draft))
+    return strategy
+
+
+def _built(loaded: Loaded, asked: DictConfig | None) -> Strategy | Search:
     if asked is not None and "_target_" in asked:
         configs.validate(OmegaConf.create({"decoding": asked}))
         strategy: Strategy | Search = configs.build(asked)
@@ -45,6 +55,38 @@ def strategy_of(loaded: Loaded, asked: DictConfig | None) -> Strategy | Search:
     configs.validate(node)
     strategy = configs.build(node.decoding, trusted=loaded.trusted)
     return strategy
+
+
+def _draft(loaded: Loaded, name: str) -> Any:
+    """The task of the run that drafts for this one.
+
+    Raises InputError for one that does not continue texts, or has other tokens.
+    """
+    for run in (loaded, draft := checkpoint.load(runs.resolve(name, "use"), packages=loaded.trusted)):
+        if isinstance(run.task, SourceModel) or not run.task.generates:
+            raise InputError(
+                f"decoding=speculative is for two runs that continue a text; {run.path} is a "
+                f"{type(run.task).__name__} run",
+                "decoding=lookup needs no second run",
+            )
+    ours, theirs = (_tokens(each.tokenizer) for each in (loaded, draft))
+    if ours != theirs:
+        place = next(
+            (place for place, (one, other) in enumerate(zip(ours, theirs, strict=False)) if one != other),
+            min(len(ours), len(theirs)),
+        )
+        one, other = (repr(each[place]) if place < len(each) else "nothing" for each in (theirs, ours))
+        raise InputError(
+            f"decoding.draft={name} has other tokens ({len(theirs):,}) than {loaded.path} ({len(ours):,}): "
+            f"id {place} is {one} there and {other} here",
+            "train it on the same data with the same tokenizer settings; decoding=lookup needs no second run",
+        )
+    return draft.task.to(next(loaded.task.parameters()).device)
+
+
+def _tokens(tokenizer: Tokenizer) -> list[str]:
+    """What each id means."""
+    return [tokenizer.token(index) for index in range(tokenizer.vocab_size)]
 
 
 def _shipped(target: str) -> tuple[str | None, DictConfig]:

@@ -55,13 +55,15 @@ class GeneratingModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Emitted:
-    """One decoding step over the batch: the token of each row, None for rows that had ended before.
+    """One more token for each row, None for rows that had ended before or got fewer in this step of the model.
 
     logprobs: natural log of the model's own probability (before rules, penalties, temperature, filters) of each id.
+    steps: of the model that were taken for it, 0 where it came out of the same one as the token before.
     """
 
     ids: list[int | None]
     logprobs: list[float]
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,22 @@ class Strategy(Protocol):
         seeds: of each row's own random numbers, so that its text depends on no other row.
         """
         ...
+
+
+@runtime_checkable
+class Drafting(Protocol):
+    """A strategy that guesses up to `draft_tokens` tokens of a text, which one step of the model checks together."""
+
+    draft_tokens: int
+
+
+@runtime_checkable
+class NeedsDraft(Protocol):
+    """A strategy that another run guesses for: `draft` names it, `use` takes its model before anything is decoded."""
+
+    draft: str
+
+    def use(self, model: GeneratingModel) -> None: ...
 
 
 @runtime_checkable

@@ -88,15 +88,16 @@ class Rows:
             logits = torch.where(torch.isinf(without).all(1, keepdim=True), logits, without)
         return logits
 
-    def add(self, ids: Sequence[int]) -> None:
-        """One more token for each row."""
+    def add(self, ids: Sequence[int | None]) -> None:
+        """One more token for each row but those of None."""
+        added = [(row, number) for row, number in enumerate(ids) if number is not None]
+        rows, numbers = [row for row, _ in added], [number for _, number in added]
         if self.seen is not None:
-            self.seen.scatter_(1, torch.tensor(ids, device=self.seen.device)[:, None], True)
+            self.seen[rows, numbers] = True
         if self.counts is not None:
-            at = torch.tensor(ids, device=self.counts.device)[:, None]  # (B, 1)
-            self.counts.scatter_add_(1, at, torch.ones_like(at, dtype=self.counts.dtype))
-        for followed, number in zip(self.followed, ids, strict=True):
-            followed.add(number)
+            self.counts[rows, numbers] += 1
+        for row, number in added:
+            self.followed[row].add(number)
 
     def reorder(self, index: Sequence[int]) -> Self:
         """Rows picked by `index`, as beam search needs; independent of these."""

@@ -5,27 +5,31 @@ Shapes: T new tokens.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from llmcli.decoding.base import GeneratingModel, StepOutput
 from llmcli.models.base import State
 
+UNLIMITED = 65_536  # tokens that are remembered of a model without a window
+
 
 class PrefixCache:
     """A `GeneratingModel` that is another one and remembers one row: its prompt, and what was written after it.
 
-    capacity: the longest row in tokens that is remembered. A strategy that reads on from a state of its own (copied, or
-    with rows picked) is served, and not remembered. reused: how many tokens of the last prompt were not read again.
+    capacity: the longest row in tokens that is remembered, for which one state at a time has room. Several rows are
+    served, and not remembered. reused: how many tokens of the last prompt were not read again.
     """
 
     def __init__(self, model: GeneratingModel, *, capacity: int) -> None:
         self._model, self._capacity = model, capacity
         self.vocab_size, self.max_seq_len = model.vocab_size, model.max_seq_len
         self.reused = 0
-        self._ids: list[int] = []  # what `_state` has read
-        self._state: State | None = None
-        self._empty: State | None = None  # given out, and not yet read into
+        self._last: Remembered | None = None
 
     @property
     def device(self) -> torch.device:
@@ -34,40 +38,67 @@ class PrefixCache:
     def init_state(self, batch_size: int, capacity: int) -> State:
         if batch_size != 1 or capacity > self._capacity:
             return self._model.init_state(batch_size, capacity)
-        self._empty = self._model.init_state(1, self._capacity)
-        return self._empty
+        return Remembered(None, [])  # a state is made when it is known that no other goes on
 
     def step(self, ids: Tensor, state: State, lengths: Tensor | None = None, *, last_only: bool = False) -> StepOutput:
         """As of the model. What is read again of a prompt has no logits, which only `last_only` does without."""
-        remembered, kept, self._state = self._ids, self._state, None  # nothing, should the step be broken off
-        alone = lengths is None and ids.size(0) == 1
-        if alone and last_only and state is self._empty:
-            self._ids, self.reused, self._empty = ids[0].tolist(), 0, None
-            if (found := _back_to(kept, remembered, _shared(remembered, self._ids))) is not None:
-                state, self.reused = found
-                ids = ids[:, self.reused :]
-        elif alone and state is kept:
-            self._ids = remembered + ids[0].tolist()
-        else:
+        if not isinstance(state, Remembered):
             return self._model.step(ids, state, lengths, last_only=last_only)
-        out = self._model.step(ids, state, last_only=last_only)
-        self._state = out.state
-        return out
+        last, self._last = self._last, None  # nothing is remembered should the step be broken off
+        inner, read = state.inner, state.ids
+        if inner is None:
+            if last is not None and last_only and lengths is None:
+                inner, read = last.back_to(ids[0].tolist())
+            self.reused, last = len(read or ()), None
+            ids = ids[:, self.reused :]
+            if inner is None:
+                inner = self._model.init_state(1, self._capacity)
+        out = self._model.step(ids, inner, lengths, last_only=last_only)
+        if read is None or lengths is not None:
+            return replace(out, state=Remembered(out.state, None))
+        self._last = Remembered(out.state, [*read, *ids[0].tolist()])
+        return replace(out, state=self._last)
 
 
-def _shared(read: list[int], asked: list[int]) -> int:
-    """How many ids both begin with, without the last of what is asked: it has to be read for what comes next."""
-    most = min(len(read), len(asked) - 1)
-    return next((place for place in range(most) if read[place] != asked[place]), most)
+class Remembered(State):
+    """A state of the model, None before anything is read, and the ids that it has read; None: of rows that are not
+    remembered."""
 
+    def __init__(self, inner: State | None, ids: list[int] | None) -> None:
+        self.inner, self.ids = inner, ids
 
-def _back_to(state: State | None, read: list[int], length: int) -> tuple[State, int] | None:
-    """The state after the first `length` of the ids that it has read; None where it cannot go back so far."""
-    if state is None or not length:
-        return None
-    if length == len(read):
-        return state, length
-    try:
-        return state.truncate(torch.tensor([length])), length
-    except ValueError:  # a recurrent one
-        return None
+    def back_to(self, text: Sequence[int]) -> tuple[State | None, list[int]]:
+        """After as many of these ids as it began with, less the last, which is read for what comes next; nothing and
+        none where it cannot go back so far."""
+        read = self.ids or []
+        most = min(len(read), len(text) - 1)
+        shared = next((place for place in range(most) if read[place] != text[place]), most)
+        if self.inner is None or not shared:
+            return None, []
+        if shared == len(read):
+            return self.inner, read
+        try:
+            return self.inner.truncate(torch.tensor([shared])), read[:shared]
+        except ValueError:  # a recurrent one
+            return None, []
+
+    @property
+    def lengths(self) -> Tensor:  # type: ignore[override]
+        return self._read().lengths
+
+    def reorder(self, index: Tensor) -> Self:
+        return type(self)(self._read().reorder(index), None)
+
+    def truncate(self, lengths: Tensor) -> Self:
+        ids = None if self.ids is None else self.ids[: int(lengths)]
+        return type(self)(self._read().truncate(lengths), ids)
+
+    def clone(self) -> Self:
+        return type(self)(self._read().clone(), self.ids)
+
+    def detach(self) -> Self:
+        return type(self)(self._read().detach(), self.ids)
+
+    def _read(self) -> State:
+        assert self.inner is not None, "something has been read"
+        return self.inner

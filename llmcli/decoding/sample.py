@@ -129,6 +129,24 @@ def row_uniforms(seeds: Sequence[int], device: torch.device) -> Iterator[Tensor]
         yield from block.to(device).unbind(dim=1)
 
 
+class Uniforms:
+    """The numbers of `row_uniforms`, each row's from any place on."""
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._drawn = [torch.empty(0) for _ in seeds]
+        self._device = device
+
+    def at(self, rows: Sequence[int], places: Sequence[int], count: int) -> Tensor:
+        """Of each of the B rows the `count` numbers from its place on, (B, count)."""
+        for row, place in zip(rows, places, strict=True):
+            while len(self._drawn[row]) < place + count:
+                block = torch.rand(_BLOCK, generator=self._streams[row])
+                self._drawn[row] = torch.cat((self._drawn[row], block))
+        found = [self._drawn[row][place : place + count] for row, place in zip(rows, places, strict=True)]
+        return torch.stack(found).to(self._device)
+
+
 def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     """Inverse transform sampling: logits (B, V), uniform (B,) in [0, 1) -> ids (B,) of probability > 0."""
     # In float32 the sum over a large vocabulary would lose the smallest probabilities; MPS has nothing wider.

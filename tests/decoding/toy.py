@@ -60,10 +60,17 @@ class ToyModel:
         return ToyState([[] for _ in range(batch_size)], capacity)
 
     def step(self, ids, state, lengths=None, *, last_only=False):
-        assert last_only
+        assert last_only or ids.shape[1] > 1  # all logits only where there is something to check
         self.calls.append(tuple(ids.shape))
         counts = [ids.shape[1]] * len(ids) if lengths is None else lengths.tolist()
         rows = [old + new[:n] for old, new, n in zip(state.rows, ids.tolist(), counts, strict=True)]
         assert all(len(row) <= state.capacity for row in rows)
-        logits = torch.stack([self.logits(row) for row in rows])[:, None]  # (B, 1, V)
+        if last_only:
+            nothing = torch.full((self.vocab_size,), torch.nan)
+            logits = torch.stack([self.logits(row) if row else nothing for row in rows])[:, None]  # (B, 1, V)
+        else:
+            logits = torch.full((*ids.shape, self.vocab_size), torch.nan)  # of padding
+            for number, (old, n) in enumerate(zip(state.rows, counts, strict=True)):
+                for place in range(n):
+                    logits[number, place] = self.logits(rows[number][: len(old) + place + 1])
         return StepOutput(logits, torch.zeros(len(rows), 1, 1), None, ToyState(rows, state.capacity))
