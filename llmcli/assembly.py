@@ -13,14 +13,15 @@ import torch
 from omegaconf import DictConfig, open_dict
 
 from llmcli import config as configs
-from llmcli import embeddings, initialise, precision
-from llmcli.callbacks.base import Callback, Context, in_order
+from llmcli import embeddings, initialise, micro_batch, precision
+from llmcli.callbacks.base import Callback, Context, drop_unused_hooks, in_order
 from llmcli.callbacks.checkpoints import Checkpoints
 from llmcli.callbacks.history import History
 from llmcli.callbacks.progress import ProgressBar
 from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
 from llmcli.data.prepare import Prepared
-from llmcli.data.records import TaggedTokens, Text
+from llmcli.data.records import Conversation, Preference, TaggedTokens, Text
+from llmcli.data.turns import USER
 from llmcli.decoding.base import Strategy
 from llmcli.errors import InputError
 from llmcli.finetuning import FineTuning
@@ -112,6 +113,7 @@ def build(
     _check_labels(counts)
     values = prepared.manifest["splits"]["train"].get("values", {})
     labels = {"names": list(counts), "name_counts": list(counts.values())}
+    ids["source_vocab_size"] = None if tokenizer.of_sources is tokenizer else tokenizer.of_sources.vocab_size
     labels |= {f"value_{name}": values.get(name) for name in ("mean", "std")}
     cfg = configs.with_facts(cfg, {"vocab_size": tokenizer.vocab_size, **ids, **labels})
     settings: TrainerSettings = configs.build(cfg.trainer, trusted=trusted)
@@ -168,6 +170,7 @@ def build(
         cfg.trainer.val_every = every
         cfg.trainer.val_batches = settings.val_batches or _val_batches(prepared, data, every * per_step)
         settings = configs.build(cfg.trainer)
+    micro_batch.begin(task, settings, cfg, device=device, ranks=ranks)
     task.nominal_tokens = per_batch
     task.text_per_target = _text_per_target(prepared)
     _check_optimizer(task)
@@ -209,7 +212,7 @@ def _begin(task: Task, cfg: DictConfig, tokenizer: Tokenizer, origin: Origin | N
             cfg.init = taken.record()
         remarks["init"] = str(taken) + initialise.otherwise_cleaned(cfg, origin)
     if cfg.get("embedding_init") is not None:
-        remarks["embeddings"] = str(embeddings.initialise(task, tokenizer, Path(str(cfg.embedding_init))))
+        remarks["embeddings"] = str(embeddings.initialise(task, tokenizer.of_sources, Path(str(cfg.embedding_init))))
     return remarks
 
 
@@ -284,9 +287,12 @@ def matrix_parameters(task: Task) -> int:
 
 
 def opening(prepared: Prepared) -> str:
-    """How a validation document begins: a few words to continue in samples; of examples, the first text."""
+    """How a validation document begins: a few words to continue in samples; of examples, the first text, and of a
+    conversation what its user asks first."""
     if prepared.record != Text.__name__:
         example = prepared.examples("val")[0]
+        if isinstance(example, Conversation | Preference):
+            return next(turn.text for turn in example.turns if turn.role == USER)
         return example.joined()[0] if isinstance(example, TaggedTokens) else example.texts()[0]
     shards = prepared.split("val")
     text = prepared.tokenizer.decode([int(i) for i in shards.read(0, min(64, len(shards)))])
@@ -298,6 +304,7 @@ def opening(prepared: Prepared) -> str:
 def callbacks(parts: Parts, folder: Path) -> tuple[History, list[pl.Callback], str]:
     """The run's history, all its callbacks in the order in which they must act, and the prompt of its samples."""
     cfg = parts.config
+    micro_batch.follow(parts.task, parts.settings, cfg, device=parts.device, folder=folder)
     history = History(
         folder=folder,
         budget=parts.budget,
@@ -329,4 +336,5 @@ def callbacks(parts: Parts, folder: Path) -> tuple[History, list[pl.Callback], s
     for each in ordered:
         if isinstance(each, Callback):
             each.attach(context)
+    drop_unused_hooks(ordered)
     return history, ordered, context.prompt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmcli import files
+from llmcli import files, ui
 from llmcli.checkpoint import Loaded
 from llmcli.decoding.alignment import attention_of_heads
 from llmcli.decoding.base import SourceModel
@@ -43,7 +43,7 @@ def _blind(loaded: Loaded) -> InputError:
 def write_attention(
     path: Path, loaded: Loaded, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
 ) -> list[Path]:
-    """Write a page at `path` and a picture beside it; returns both paths.
+    """Write a page at `path` and, where there is a font for it, a picture beside it; returns their paths.
 
     sources, targets: the ids of texts and of what the run made of each. Raises InputError for more than MOST of
     them, and for a run whose model does not say where it looks.
@@ -56,7 +56,7 @@ def write_attention(
     heads = int(getattr(task.model, "n_heads", 1))  # of each layer
     looked = [
         Looked(
-            source=[*map(tokenizer.token, source), "end"],
+            source=[*map(tokenizer.of_sources.token, source), "end"],
             target=[*map(tokenizer.token, target)],
             weights=weights.view(-1, min(heads, len(weights)), *weights.shape[1:]).tolist(),
             mean=weights.mean(0).tolist(),
@@ -65,5 +65,7 @@ def write_attention(
     ]
     picture = path.with_suffix(".png")
     files.write_atomic(path, attention_page(looked, subtitle=str(loaded.path)).encode())
-    draw_attention(picture, looked)
-    return [path, picture]
+    if draw_attention(picture, looked):
+        return [path, picture]
+    ui.note("no picture: matplotlib finds no font with Chinese characters, Noto Sans CJK SC say; the page shows them")
+    return [path]

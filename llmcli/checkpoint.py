@@ -172,11 +172,15 @@ def load(path: Path, *, packages: Sequence[str] = ()) -> Loaded:
     saved = OmegaConf.create(config)
     model = configs.build(saved.model, trusted=allowed)
     task = configs.build(saved.task, trusted=allowed)(model=model)
-    if tokenizer.vocab_size != config["facts"]["vocab_size"]:
-        raise CheckpointError(
-            f"{path}: its tokenizer has {tokenizer.vocab_size} ids and its model {config['facts']['vocab_size']}",
-            "the file mixes two runs",
-        )
+    facts = config["facts"]
+    sizes = {"ids": (tokenizer, facts["vocab_size"])}
+    if of_sources := facts.get("source_vocab_size"):
+        sizes["ids for sources"] = (tokenizer.of_sources, of_sources)
+    for what, (each, size) in sizes.items():
+        if each.vocab_size != size:
+            raise CheckpointError(
+                f"{path}: its tokenizer has {each.vocab_size} {what} and its model {size}", "the file mixes two runs"
+            )
     try:
         task.load_state_dict(content["state_dict"])
     except RuntimeError as err:

@@ -38,6 +38,12 @@ def check_pair(cfg: DictConfig, choices: Mapping[str, str]) -> None:
             f"model={choices.get('model')} looks both ways and cannot be trained with task={choices.get('task')}",
             _tasks_for(model),
         )
+    if cfg.prepare.get("separate") and kind != "encoder_decoder":
+        raise InputError(
+            "prepare.separate=true gives sources and targets a vocabulary each, for models that read the source apart; "
+            f"model={choices.get('model')} has one",
+            "model=seq2seq_transformer, seq2seq_rnn or seq2seq_cnn",
+        )
     _check_record(cfg, choices, task)
     if getattr(task, "needs_init", False) and cfg.get("init") is None:
         raise InputError(

@@ -73,6 +73,7 @@ def adopt(
     cfg = cfg.copy()
     with open_dict(cfg):
         cfg.tokenizer = config["tokenizer"]
+        cfg.prepare.separate = _separate(origin)
         named["tokenizer"] = origin.choices.get("tokenizer", "?")
         shared = TAUGHT & cfg.task.keys() & config["task"].keys()
         if "template" in typed:
@@ -102,6 +103,14 @@ def _check_tokenizer(cfg: DictConfig, choices: Mapping[str, str], origin: Origin
             f"own: {origin.choices.get('tokenizer')}, {origin.loaded.tokenizer.vocab_size:,} ids",
             "leave out tokenizer=: the run brings its own",
         )
+    if "prepare.separate" in typed and bool(cfg.prepare.separate) != _separate(origin):
+        has = "one vocabulary for sources and one for targets" if _separate(origin) else "one vocabulary for both sides"
+        raise InputError(f"init={origin} has {has}", "leave out prepare.separate: the run brings its own")
+
+
+def _separate(origin: Origin) -> bool:
+    """Whether the run has a vocabulary for sources beside that for targets."""
+    return origin.loaded.tokenizer.of_sources is not origin.loaded.tokenizer
 
 
 def _same_model(choices: Mapping[str, str], origin: Origin, typed: set[str]) -> bool:
@@ -198,7 +207,10 @@ def initialise(task: nn.Module, origin: Origin, *, config: Mapping[str, Any]) ->
         tensors=len(taken),
         parameters=sum(parameter.numel() for parameter in taken),
         new=tuple(name for name, _ in task.named_parameters() if name not in fitting),
-        left=tuple(name for name, _ in loaded.task.named_parameters() if name not in fitting),
+        # what never learned, as the reference that task=preference keeps, is no loss
+        left=tuple(
+            name for name, each in loaded.task.named_parameters() if name not in fitting and each.requires_grad
+        ),
         misfits=tuple(
             f"{name} {tuple(theirs[name].shape)}, here {tuple(ours[name].shape)}"
             for name in wanted

@@ -45,6 +45,7 @@ def prepare_data(
                 duplicates=configs.build(cfg.duplicates, trusted=trusted),
                 tokenizer=tokenizer if tokenizer is not None else configs.build(cfg.tokenizer, trusted=trusted),
                 tokenizer_key={} if tokenizer is not None else configs.resolved(cfg.tokenizer),
+                separate=_separate(cfg),
                 workers=OmegaConf.select(cfg, "prepare.workers"),  # runs of earlier versions have no such key
                 report=meter,
             )
@@ -88,6 +89,13 @@ def prepare_as(
     prepared = prepare_data(cfg, trusted=trusted)
     same = store.fingerprint(prepared.tokenizer) == store.fingerprint(tokenizer)
     return prepared if same else prepare_data(cfg, tokenizer, trusted=trusted)
+
+
+def _separate(cfg: DictConfig) -> bool:
+    separate = OmegaConf.select(cfg, "prepare.separate", default=False)  # runs of earlier versions have no such key
+    if not isinstance(separate, bool):
+        raise InputError(f"prepare.separate ({separate}) must be true or false")
+    return separate
 
 
 def _source(cfg: DictConfig, trusted: tuple[str, ...] | None) -> Source[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
+from zlib import crc32
 
 import torch
 
@@ -19,7 +20,8 @@ LONGEST = 400  # tokens of a translation
 
 
 def translator(path: Path, *, named: str) -> Callable[[list[str]], list[str]]:
-    """What the run of a checkpoint makes of texts, by its own `decoding`; a text longer than it reads is cut.
+    """What the run of a checkpoint makes of texts, by its own `decoding`; a text longer than it reads is cut. What is
+    drawn for one follows from the text alone, not from those beside it.
 
     named: what asked for it, for errors. Raises InputError for a run that turns no text into another.
     """
@@ -36,20 +38,16 @@ def translator(path: Path, *, named: str) -> Callable[[list[str]], list[str]]:
     limit = getattr(loaded.task, "max_seq_len", None)
 
     def translate(texts: list[str]) -> list[str]:
-        sources = [tokenizer.encode(text)[: None if limit is None else limit - 1] for text in texts]
-        asked = [number for number, source in enumerate(sources) if source]
-        found = [""] * len(texts)
-        if asked:
-            written = generate(
-                cast(SourceModel, loaded.task),
-                tokenizer,
-                [sources[number] for number in asked],
-                strategy=strategy,
-                max_new_tokens=LONGEST,
-                seed=0,
-            )
-            for number, each in zip(asked, written, strict=True):
-                found[number] = each.text.strip()
-        return found
+        sources = [tokenizer.of_sources.encode(text)[: None if limit is None else limit - 1] for text in texts]
+        written = generate(
+            cast(SourceModel, loaded.task),
+            tokenizer,
+            sources,
+            strategy=strategy,
+            max_new_tokens=LONGEST,
+            seed=[crc32(text.encode("utf-8", "surrogatepass")) for text in texts],
+            skip_blank=True,
+        )
+        return [each.text.strip() for each in written]
 
     return translate

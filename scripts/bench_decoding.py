@@ -95,7 +95,7 @@ def main() -> None:
 def ours() -> SequenceToSequence:
     config = OmegaConf.load(config_dir() / "model" / "seq2seq_transformer.yaml")
     config.pop("defaults")
-    shape = {"vocab_size": VOCAB, "max_seq_len": LONGEST, "d_model": WIDTH, "n_heads": HEADS}
+    shape = {"vocab_size": VOCAB, "source_vocab_size": None, "max_seq_len": LONGEST, "d_model": WIDTH, "n_heads": HEADS}
     layers = {"n_encoder_layers": LAYERS, "n_decoder_layers": LAYERS}
     model = build(OmegaConf.merge(config, shape, layers))
     return SequenceToSequence(model=model, causal=True, bos_id=BOS, eos_id=EOS, label_smoothing=0.0)

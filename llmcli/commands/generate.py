@@ -60,7 +60,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     sources = hasattr(loaded.task, "bind")  # what comes out stands for itself and continues nothing
     coded = isinstance(loaded.task, CodeModel)  # and may come from no text
     # one text for each line, or output and input would no longer match
-    prompts = texts.get("prompt") or _lines(texts, sources=sources and not coded)
+    prompts = texts.get("prompt") or _lines(texts, sources=sources, needed=sources and not coded)
     if drawn is not None:
         attention_maps.check(loaded, len(prompts) * int(cfg.num_samples))
     strategy = strategy_of(loaded, cfg.get("decoding"))
@@ -118,7 +118,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     said = [result for result in results if str(result.prompt).strip()]
     if drawn is not None and said:
         forced = loaded.tokenizer.encode(texts.get("prefix", [""])[-1])
-        pairs = [(loaded.tokenizer.encode(str(result.prompt)), [*forced, *result.ids]) for result in said]
+        encode = loaded.tokenizer.of_sources.encode
+        pairs = [(encode(str(result.prompt)), [*forced, *result.ids]) for result in said]
         written = attention_maps.write_attention(drawn, loaded, *zip(*pairs, strict=True))
         ui.note(f"attention: {', '.join(map(str, written))}")
     if dropped := max(result.prompt_dropped for result in results):
@@ -185,9 +186,10 @@ def _schema(path: Path) -> dict[str, Any]:
 def _plain(result: Generation, tokenizer: Tokenizer) -> dict[str, Any]:
     plain = {"prompt": result.prompt, **_text(result, tokenizer), "prompt_dropped": result.prompt_dropped}
     if result.alignment:
-        source = tokenizer.encode(str(result.prompt))
+        reader = tokenizer.of_sources
+        source = reader.encode(str(result.prompt))
         plain["alignment"] = [
-            {"source": each.source, "token": tokenizer.token(source[each.source]), "weight": round(each.weight, 4)}
+            {"source": each.source, "token": reader.token(source[each.source]), "weight": round(each.weight, 4)}
             for each in result.alignment
         ]
     if result.n_best:
@@ -214,10 +216,10 @@ def _offers(task: Any, ckpt: str | Path) -> str:
     return f"llm eval ckpt={ckpt} scores it"
 
 
-def _lines(texts: dict[str, list[str]], *, sources: bool) -> list[str]:
+def _lines(texts: dict[str, list[str]], *, sources: bool, needed: bool) -> list[str]:
     """From --prompt-file, else standard input (both one prompt a line), else the empty prompt.
 
-    sources: each line is one, also one without text; else those are left out, and there need be none.
+    sources: each line is one, also one without text; else those are left out. needed: there must be one.
     """
     if texts.get("prompt_file"):
         name = texts["prompt_file"][-1]
@@ -228,9 +230,9 @@ def _lines(texts: dict[str, list[str]], *, sources: bool) -> list[str]:
         source = f"--prompt-file {name}"
     elif not sys.stdin.isatty():
         content, source = sys.stdin.buffer.read(), "standard input"
-        if not content and not sources:
+        if not content and not needed:
             return [""]
-    elif sources:
+    elif needed:
         raise InputError("there is no source", "--prompt TEXT, --prompt-file FILE, or standard input")
     else:
         return [""]

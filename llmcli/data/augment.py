@@ -138,19 +138,21 @@ class Augmentation:
             pieces[: len(names)] = [to_text(text, self.steps, self.segmenter, rng) for text in texts[: len(names)]]
         changed = {name: "".join(MASK if each is None else each for each in pieces[i]) for i, name in enumerate(names)}
         found = [
-            ids[i] if self.sampling is None and list(pieces[i]) == [text] else self._encode(pieces[i], rng)
+            ids[i] if self.sampling is None and list(pieces[i]) == [text] else self._encode(pieces[i], rng, first=not i)
             for i, text in enumerate(texts)
         ]
         return replace(record, **changed), found  # type: ignore[type-var]
 
-    def _encode(self, pieces: Pieces, rng: random.Random) -> Ids:
+    def _encode(self, pieces: Pieces, rng: random.Random, *, first: bool = True) -> Ids:
+        """first: they are of the record's first text, which of a pair is the source."""
+        tokenizer = self.tokenizer.of_sources if first else self.tokenizer
         row: list[int] = []
         for piece in pieces:
             if piece is None:
-                assert self.tokenizer.mask_id is not None
-                row.append(self.tokenizer.mask_id)
+                assert tokenizer.mask_id is not None
+                row.append(tokenizer.mask_id)
             elif self.sampling is None:
-                row += self.tokenizer.encode(piece)
+                row += tokenizer.encode(piece)
             else:
-                row += self.tokenizer.encode_sampled(piece, alpha=self.sampling.alpha, seed=rng.getrandbits(31))
+                row += tokenizer.encode_sampled(piece, alpha=self.sampling.alpha, seed=rng.getrandbits(31))
         return np.array(row, np.int64)

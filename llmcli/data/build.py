@@ -29,6 +29,7 @@ from llmcli.data.workers import WorkerLostError, Workers
 from llmcli.errors import InputError
 from llmcli.tokenizers import store
 from llmcli.tokenizers.base import Tokenizer
+from llmcli.tokenizers.sides import SidesTokenizer
 
 # What is done at once: enough to keep a tokenizer busy, little enough to keep memory flat.
 CHUNK_CHARACTERS = 1 << 18
@@ -90,12 +91,19 @@ class Build:
         cleaned, kept = self._cleaned(split), self.kept.records(split)
         return sum(getattr(each, "end", True) for each in cleaned), sum(getattr(each, "end", True) for each in kept)
 
-    def tokenizer(self, tokenizer: Tokenizer | Train) -> Tokenizer:
-        """The one given, or trained on the cleaned train split; it stands in the folder then."""
+    def tokenizer(self, tokenizer: Tokenizer | Train, *, separate: bool) -> Tokenizer:
+        """The one given, or trained on the cleaned train split; it stands in the folder then.
+
+        separate: of pairs of texts one is trained on the sources and one on the targets.
+        """
         if "tokenizer" in self._done:
             return tokenizer if isinstance(tokenizer, Tokenizer) else store.load(self.folder / "tokenizer")
         if not isinstance(tokenizer, Tokenizer):
-            tokenizer = tokenizer(_Texts(self))
+            train = tokenizer
+            if separate:
+                tokenizer = SidesTokenizer(source=train(_Texts(self, side=0)), target=train(_Texts(self, side=1)))
+            else:
+                tokenizer = train(_Texts(self))
         (self.folder / "tokenizer").mkdir(exist_ok=True)
         for name, content in store.to_files(tokenizer).items():
             files.write_atomic(self.folder / "tokenizer" / name, content)
@@ -104,7 +112,7 @@ class Build:
 
     def encode(self, split: str, tokenizer: Tokenizer, *, eos: bool) -> dict[str, Any]:
         """Write a split: its counts and files, as the manifest has them."""
-        dtype = id_dtype(tokenizer.vocab_size)
+        dtype = dtype_of(tokenizer)
         chunks = _chunks(self.kept.records(split))
         name, total = f"encode {split}", self.size(split)
         if self.source.record is Text:
@@ -185,11 +193,20 @@ class Build:
         files.write_json(self.folder / "progress.json", {"done": self._done, "place": self._place})
 
 
-class _Texts:
-    """The texts of the train split after cleaning, without what it loses of what stands twice."""
+def dtype_of(tokenizer: Tokenizer) -> str:
+    """Of the ids on disk."""
+    return id_dtype(max(tokenizer.vocab_size, tokenizer.of_sources.vocab_size))
 
-    def __init__(self, build: Build) -> None:
+
+class _Texts:
+    """The texts of the train split after cleaning, without what it loses of what stands twice.
+
+    side: 0 for the first text of each record alone, 1 for the second.
+    """
+
+    def __init__(self, build: Build, side: int | None = None) -> None:
         self.build = build
+        self._wanted = slice(None) if side is None else slice(side, side + 1)
 
     def __iter__(self) -> Iterator[str]:
         splits = self.build.source.splits
@@ -200,7 +217,7 @@ class _Texts:
             )
         seen, total = 0, self.build.size("train")
         for record in self.build.kept.records("train"):
-            for text in record.texts():
+            for text in record.texts()[self._wanted]:
                 seen += utf8_length(text)
                 yield text
             self.build.report("read for the tokenizer", seen, total)

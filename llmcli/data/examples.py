@@ -121,7 +121,7 @@ class EncodeRecords:
 
     def __call__(self, records: Sequence[Record]) -> EncodedRecords:
         texts = [text for record in records for text in record.texts()]
-        encoded = self.tokenizer.encode_batch(texts)
+        encoded = _encoded(self.tokenizer, texts)
         rows = [json.dumps(to_plain(record), ensure_ascii=False).encode("utf-8", "surrogatepass") for record in records]
         lengths = list(map(len, encoded))
         ids = np.fromiter(chain.from_iterable(encoded), self.dtype, sum(lengths))
@@ -144,6 +144,14 @@ class EncodeRecords:
             ids=ids,
             id_lengths=lengths,
         )
+
+
+def _encoded(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+    """The ids of the texts of records, which are pairs where sources have a vocabulary of their own."""
+    if tokenizer.of_sources is tokenizer:
+        return tokenizer.encode_batch(texts)
+    sides = tokenizer.of_sources.encode_batch(texts[::2]), tokenizer.encode_batch(texts[1::2])
+    return [ids for pair in zip(*sides, strict=True) for ids in pair]
 
 
 class ExampleWriter:

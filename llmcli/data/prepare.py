@@ -22,14 +22,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from llmcli import files
-from llmcli.data.build import Build, Train
+from llmcli.data.build import Build, Train, dtype_of
 from llmcli.data.cache import cache_root, digest
 from llmcli.data.cleaning import Cleaning
 from llmcli.data.columns import ShorterError
 from llmcli.data.duplicates import Duplicates
 from llmcli.data.examples import Examples
-from llmcli.data.records import Text
-from llmcli.data.shards import ShardFile, TokenShards, id_dtype
+from llmcli.data.records import Text, TextPair
+from llmcli.data.shards import ShardFile, TokenShards
 from llmcli.data.source import Clean, Report, Source, TextSource
 from llmcli.data.workers import WorkerLostError, Workers, cores
 from llmcli.errors import CheckpointError, InputError, LLMError
@@ -123,6 +123,7 @@ def prepare(
     duplicates: Duplicates | None = None,
     tokenizer: Tokenizer | Train,
     tokenizer_key: Mapping[str, Any],
+    separate: bool = False,
     cache_dir: Path | None = None,
     workers: int | None = None,
     report: Report | None = None,
@@ -132,16 +133,24 @@ def prepare(
     clean: steps applied to every text in their order, before the tokenizer sees it; None from one drops the record.
     duplicates: what train loses of what stands twice after cleaning; None keeps all and counts nothing.
     tokenizer: one that exists, or a function that trains one on the train split's text (it may iterate it
-    several times). tokenizer_key: the plain config of that function; not used with one that exists.
+    several times). tokenizer_key: the plain config of that function; not used with one that exists. separate: that
+    function trains one on the sources of pairs and one on the targets.
     cache_dir: None is the user's cache. Two processes that want the same data at once do the work once; one that was
     stopped is continued by the next. workers: processes that clean and encode, None is one for each core; the result
     is the same with any number.
 
-    Raises InputError for a split without text and for damaged prepared data, LLMError when the disk is full or a
+    Raises InputError for a split without text, for damaged prepared data, and where records that are no pairs would
+    have two vocabularies, LLMError when the disk is full or a
     worker process was killed.
     """
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise InputError(f"prepare.workers ({workers}) must be a whole number from 1, or null for all cores")
+    given = tokenizer if isinstance(tokenizer, Tokenizer) else None
+    if source.record is not TextPair and (separate if given is None else given.of_sources is not given):
+        raise InputError(
+            f"sources and targets of pairs can have a vocabulary each; this data holds {source.record.__name__}s",
+            "prepare.separate=false" if given is None else "a run with one vocabulary",
+        )
     report, cleaning = report or _silent, Cleaning(clean or {})
     source.obtain(report)
     fingerprint = source.fingerprint()
@@ -157,10 +166,11 @@ def prepare(
             store.fingerprint(tokenizer) if isinstance(tokenizer, Tokenizer) else _train_key(tokenizer, tokenizer_key)
         ),
     }
+    if separate and given is None:
+        wanted["separate"] = True
     key = digest(wanted)
     root = (cache_dir or cache_root()) / "prepared"
     folder = root / key[:24]
-    given = tokenizer if isinstance(tokenizer, Tokenizer) else None
     if (folder / "manifest.json").is_file():
         return _load(folder, given, fresh=False)
     root.mkdir(parents=True, exist_ok=True)
@@ -177,7 +187,8 @@ def prepare(
                         temporary, source, cleaning=cleaning, duplicates=duplicates, workers=pool, report=report
                     )
                     try:
-                        _write(build, tokenizer, {**wanted, "key": key, "content": digest(fingerprint)})
+                        manifest = {**wanted, "key": key, "content": digest(fingerprint)}
+                        _write(build, tokenizer, manifest, separate=separate)
                         break
                     except (ShorterError, CheckpointError):
                         shutil.rmtree(temporary)
@@ -199,13 +210,13 @@ def prepare(
     return _load(folder, given, fresh=True)
 
 
-def _write(build: Build, tokenizer: Tokenizer | Train, manifest: dict[str, Any]) -> None:
+def _write(build: Build, tokenizer: Tokenizer | Train, manifest: dict[str, Any], *, separate: bool) -> None:
     source = build.source
     build.clean()
     if not isinstance(tokenizer, Tokenizer) and "train" in source.splits and build.empty("train"):
         raise _no_text("train", build)
     try:
-        tokenizer = build.tokenizer(tokenizer)
+        tokenizer = build.tokenizer(tokenizer, separate=separate)
     except InputError as err:
         if "train" in source.splits and build.left("train")[1] == 0:  # nothing was there to learn from
             raise _no_text("train", build) from err
@@ -221,7 +232,7 @@ def _write(build: Build, tokenizer: Tokenizer | Train, manifest: dict[str, Any])
             raise _no_text(split, build)
     manifest |= {
         "origin": source.describe(),
-        "dtype": id_dtype(tokenizer.vocab_size),
+        "dtype": dtype_of(tokenizer),
         "tokenizer_sha256": store.fingerprint(tokenizer),
         "splits": splits,
         "copies": build.copies(),
@@ -286,7 +297,7 @@ def _train_key(train: Train, settings: Mapping[str, Any]) -> dict[str, Any]:
 def _no_text(split: str, build: Build) -> InputError:
     source = build.source
     if all(next(iter(source.records(name)), None) is None for name in source.splits):
-        return InputError("there is no text: every file is empty", "look at data.path")
+        return InputError(f"there is no text in {source.describe()}: every file is empty", "look at data.path")
     what = "documents" if source.record is Text else "examples"
     read = sum(getattr(record, "end", True) for record in source.records(split))
     if read:

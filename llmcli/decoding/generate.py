@@ -60,7 +60,7 @@ def generate(
     *,
     strategy: Strategy | Search,
     max_new_tokens: int,
-    seed: int,
+    seed: int | Sequence[int],
     num_samples: int = 1,
     stop: Sequence[str] = (),
     unknown: Literal["error", "replace"] = "error",
@@ -73,7 +73,8 @@ def generate(
     """Continue each prompt `num_samples` times; the samples of one prompt stand together in the result.
 
     A row ends at the tokenizer's eos_id, at a stop string, or after `max_new_tokens`; what is drawn in it follows from
-    the seed and its number alone. An empty prompt starts a document (eos_id, or bos_id where there is none).
+    the seed and its number alone, or from its own of a seed for each row. An empty prompt starts a document (eos_id, or
+    bos_id where there is none).
     `on_text(row, text)` gets text as it becomes final. `unknown` says what to do where the vocabulary lacks a character
     or word of a prompt. All rows are one batch; for a model that turns one text into another the prompts are the
     sources, AT_ONCE of which are a batch. prefix: how each text made of a source begins; skip_blank: one without
@@ -95,7 +96,8 @@ def generate(
             f"decoding.n_best={num_samples} gives its best",
         )
     check_stop(stop)
-    each = [[] if skip_blank and _is_blank(prompt) else encode_prompt(tokenizer, prompt, unknown) for prompt in prompts]
+    reader = tokenizer.of_sources if isinstance(model, SourceModel) else tokenizer
+    each = [[] if skip_blank and _is_blank(prompt) else encode_prompt(reader, prompt, unknown) for prompt in prompts]
     if isinstance(model, SourceModel):
         model.check_sources([[0] if skip_blank and not ids else ids for ids in each])
     elif prefix:
@@ -106,7 +108,7 @@ def generate(
     asked = [prompt for prompt in prompts for _ in range(num_samples)]
     encoded = [ids for ids in each for _ in range(num_samples)]
     end_ids = frozenset(() if tokenizer.eos_id is None else (tokenizer.eos_id,))
-    seeds = row_seeds(seed, len(asked))
+    seeds = row_seeds(seed, len(asked)) if isinstance(seed, int) else seed
     begin = partial(Row, tokenizer, stop, end_ids, forced)
     rows = [begin(on_text and partial(on_text, row)) for row in range(len(asked))]
     n_best: list[list[Found]] = [[] for _ in rows]

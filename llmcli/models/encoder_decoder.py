@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from llmcli.models.base import Kind, State
+from llmcli.models.base import Kind, State, check_sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class EncoderDecoder(nn.Module, ABC):
     """source (B, S), target (B, T) -> hidden (B, T, d_model), at t from all of the source and the target up to t.
 
     The target is padded on the right, where no real position looks, so that it needs no mask. `max_seq_len`: the
-    longest S and the longest T, None where there is no limit. `input_embedding`: of the source; `target_embedding`: of
-    the target, which may be the same; with `tie_embeddings` the head shares its weight.
+    longest S and the longest T, None where there is no limit. `vocab_size`: of the target. `input_embedding`: of the
+    source; `target_embedding`: of the target, which may be the same; with `tie_embeddings` the head shares its weight.
     """
 
     kind: ClassVar[Kind] = "encoder_decoder"
@@ -77,3 +77,15 @@ class EncoderDecoder(nn.Module, ABC):
         weights: takes, of each layer that looks at the source, what it gives to each token there, (B, H, T, S): above 0
         at every token, 0 at padding. None costs nothing.
         """
+
+
+def embeddings(
+    *, vocab_size: int, source_vocab_size: int | None, d_model: int, share: bool
+) -> tuple[nn.Embedding, nn.Embedding]:
+    """The tables of source and target. source_vocab_size: of sources that have a vocabulary, and so a table, of their
+    own; None: both have the same vocabulary, and with `share` the same table."""
+    if source_vocab_size is not None:
+        check_sizes(source_vocab_size=source_vocab_size)
+    source = nn.Embedding(vocab_size if source_vocab_size is None else source_vocab_size, d_model)
+    one = share and source_vocab_size is None
+    return source, source if one else nn.Embedding(vocab_size, d_model)

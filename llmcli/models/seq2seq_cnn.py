@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from llmcli.errors import InputError
 from llmcli.layers.source_attention import Sources
 from llmcli.models.base import State, check_rates, check_sizes
-from llmcli.models.encoder_decoder import EncoderDecoder, Memory
+from llmcli.models.encoder_decoder import EncoderDecoder, Memory, embeddings
 
 HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
 
@@ -27,9 +27,9 @@ HALF = math.sqrt(0.5)  # keeps the variance of a sum of two
 class Seq2SeqCNN(EncoderDecoder):
     """source (B, S), target (B, T) -> hidden (B, T, D).
 
-    kernel_size: tokens that a kernel sees, odd: around a source token, up to a target token. share_embeddings: one
-    table for source and target. tie_embeddings: the target's table is the head's weight. dropout: of the embeddings,
-    before each convolution and of the output.
+    kernel_size: tokens that a kernel sees, odd: around a source token, up to a target token. source_vocab_size,
+    share_embeddings: as of `embeddings`. tie_embeddings: the target's table is the head's weight. dropout: of the
+    embeddings, before each convolution and of the output.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Seq2SeqCNN(EncoderDecoder):
         share_embeddings: bool,
         tie_embeddings: bool,
         dropout: float,
+        source_vocab_size: int | None = None,  # runs of earlier versions have no such key
     ) -> None:
         super().__init__()
         check_sizes(vocab_size=vocab_size, max_seq_len=max_seq_len, d_model=d_model, kernel_size=kernel_size)
@@ -54,8 +55,9 @@ class Seq2SeqCNN(EncoderDecoder):
         self.vocab_size, self.max_seq_len, self.d_model = vocab_size, max_seq_len, d_model
         self.longest, self.kernel_size = max_seq_len, kernel_size
         self.tie_embeddings = tie_embeddings
-        self.input_embedding = nn.Embedding(vocab_size, d_model)
-        self.target_embedding = self.input_embedding if share_embeddings else nn.Embedding(vocab_size, d_model)
+        self.input_embedding, self.target_embedding = embeddings(
+            vocab_size=vocab_size, source_vocab_size=source_vocab_size, d_model=d_model, share=share_embeddings
+        )
         self.source_positions = nn.Embedding(max_seq_len, d_model)
         self.target_positions = nn.Embedding(max_seq_len, d_model)
         self.encoder = nn.ModuleList(nn.Conv1d(d_model, 2 * d_model, kernel_size) for _ in range(n_encoder_layers))

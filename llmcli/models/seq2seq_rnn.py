@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from llmcli.errors import InputError
 from llmcli.layers.source_attention import Score, SourceAttention, Sources
 from llmcli.models.base import State, check_rates, check_sizes
-from llmcli.models.encoder_decoder import EncoderDecoder, Memory
+from llmcli.models.encoder_decoder import EncoderDecoder, Memory, embeddings
 from llmcli.models.recurrent import Layer
 
 Cell = Literal["lstm", "gru"]
@@ -27,8 +27,8 @@ Cell = Literal["lstm", "gru"]
 class Seq2SeqRecurrent(EncoderDecoder):
     """source (B, S), target (B, T) -> hidden (B, T, D).
 
-    attention: "bahdanau" looks before the cell, by its old state; "luong" after it, by the new one. share_embeddings:
-    one table for source and target. tie_embeddings: the target's table is the head's weight. dropout: of the
+    attention: "bahdanau" looks before the cell, by its old state; "luong" after it, by the new one. source_vocab_size,
+    share_embeddings: as of `embeddings`. tie_embeddings: the target's table is the head's weight. dropout: of the
     embeddings, between layers and of the output.
     """
 
@@ -46,6 +46,7 @@ class Seq2SeqRecurrent(EncoderDecoder):
         share_embeddings: bool,
         tie_embeddings: bool,
         dropout: float,
+        source_vocab_size: int | None = None,  # runs of earlier versions have no such key
     ) -> None:
         super().__init__()
         check_sizes(vocab_size=vocab_size, d_model=d_model)
@@ -59,8 +60,9 @@ class Seq2SeqRecurrent(EncoderDecoder):
         self.vocab_size, self.d_model, self.attention = vocab_size, d_model, attention
         self.n_memories = 2 if cell == "lstm" else 1
         self.tie_embeddings = tie_embeddings
-        self.input_embedding = nn.Embedding(vocab_size, d_model)
-        self.target_embedding = self.input_embedding if share_embeddings else nn.Embedding(vocab_size, d_model)
+        self.input_embedding, self.target_embedding = embeddings(
+            vocab_size=vocab_size, source_vocab_size=source_vocab_size, d_model=d_model, share=share_embeddings
+        )
         self.encoder = nn.ModuleList(
             Layer(cell=cell, d_in=d_model, d_out=d_model, causal=False, weight_drop=0.0)
             for _ in range(n_encoder_layers)

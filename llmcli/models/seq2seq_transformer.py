@@ -23,7 +23,7 @@ from llmcli.layers.cache import KVCache
 from llmcli.layers.source_cache import SourceCache, families
 from llmcli.layers.tree_cache import TreeCache
 from llmcli.models.base import State, check_rates, check_sizes
-from llmcli.models.encoder_decoder import EncoderDecoder, Memory
+from llmcli.models.encoder_decoder import EncoderDecoder, Memory, embeddings
 
 Norm = Literal["pre", "post"]
 Positions = Literal["sinusoidal", "learned"]
@@ -33,7 +33,7 @@ class Seq2SeqTransformer(EncoderDecoder):
     """source (B, S), target (B, T) -> hidden (B, T, D).
 
     d_ff: None is 4 * d_model. norm: before each branch, with one more at the end of each stack, or after the sum.
-    share_embeddings: one table for source and target. tie_embeddings: the target's table is the head's weight.
+    source_vocab_size, share_embeddings: as of `embeddings`. tie_embeddings: the target's table is the head's weight.
     dropout: of the embeddings and of each branch's output.
     """
 
@@ -52,6 +52,7 @@ class Seq2SeqTransformer(EncoderDecoder):
         share_embeddings: bool,
         tie_embeddings: bool,
         dropout: float,
+        source_vocab_size: int | None = None,  # runs of earlier versions have no such key
     ) -> None:
         super().__init__()
         check_sizes(vocab_size=vocab_size, max_seq_len=max_seq_len, d_model=d_model, n_heads=n_heads)
@@ -68,8 +69,9 @@ class Seq2SeqTransformer(EncoderDecoder):
         self.vocab_size, self.max_seq_len, self.d_model, self.n_heads = vocab_size, max_seq_len, d_model, n_heads
         self.longest = max_seq_len
         self.tie_embeddings = tie_embeddings
-        self.input_embedding = nn.Embedding(vocab_size, d_model)
-        self.target_embedding = self.input_embedding if share_embeddings else nn.Embedding(vocab_size, d_model)
+        self.input_embedding, self.target_embedding = embeddings(
+            vocab_size=vocab_size, source_vocab_size=source_vocab_size, d_model=d_model, share=share_embeddings
+        )
         places = Sinusoids if positions == "sinusoidal" else nn.Embedding
         self.source_positions = places(max_seq_len, d_model)
         self.target_positions = places(max_seq_len, d_model)

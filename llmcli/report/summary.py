@@ -36,10 +36,10 @@ def introduce(parts: Parts) -> None:
     if remark := getattr(parts.data, "remark", ""):
         ui.say("batches", remark)
     per_token = prepared.count("characters", "train") / max(1, prepared.count("tokens", "train"))
-    ui.say(
-        "tokenizer",
-        f"{choices.get('tokenizer')}   {prepared.tokenizer.vocab_size:,} ids, {per_token:.1f} characters a token",
-    )
+    ids, of_sources = f"{prepared.tokenizer.vocab_size:,} ids", prepared.tokenizer.of_sources
+    if of_sources is not prepared.tokenizer:
+        ids = f"{of_sources.vocab_size:,} ids for sources, {ids} for targets"
+    ui.say("tokenizer", f"{choices.get('tokenizer')}   {ids}, {per_token:.1f} characters a token")
     total = sum(p.numel() for p in task.parameters())
     context = getattr(getattr(task, "model", None), "max_seq_len", None)
     ui.say(

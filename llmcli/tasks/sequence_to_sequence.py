@@ -48,6 +48,7 @@ class SequenceToSequence(Task):
     """
 
     takes = ("TextPair",)
+    rows_apart = True
     kinds = ("encoder_decoder", "attention", "recurrent", "window")
     needs_causal = True
     learns_from = "examples"
@@ -98,6 +99,11 @@ class SequenceToSequence(Task):
                 "" if decode_val else "task.decode_val=100 decodes as many pairs at each validation, and adds val_bleu",
             )
         self._written: DecodedValidation | None = None
+        if r_drop and optimizer is not None and not self._draws():
+            raise InputError(
+                f"task.r_drop ({r_drop}) compares two passes with other dropout, and this model drops nothing out",
+                "model.dropout=0.1; or task.r_drop=0",
+            )
         longest = model.max_seq_len
         self.max_seq_len = longest // 2 if self.prefixed and longest is not None else longest
 
@@ -116,6 +122,14 @@ class SequenceToSequence(Task):
         return PrefixReader(self.model) if isinstance(self.model, Backbone) else self.model
 
     def encoder(self, tokenizer: Tokenizer) -> PairEncoder:
+        """Raises InputError for sources with a vocabulary of their own that the model has no table for."""
+        own = tokenizer.of_sources is not tokenizer
+        size = tokenizer.of_sources.vocab_size
+        if own and (self.prefixed or self.model.input_embedding.num_embeddings != size):
+            raise InputError(
+                f"{type(self.model).__name__} has no table for the {size:,} ids that sources have of their own",
+                "a model with source_vocab_size, as model=seq2seq_transformer; or prepare.separate=false",
+            )
         kind = PrefixEncoder if self.prefixed else PairEncoder
         return kind(pad_id=tokenizer.pad_id or 0, bos_id=self.bos_id, eos_id=self.eos_id)
 
@@ -147,6 +161,14 @@ class SequenceToSequence(Task):
         else:
             loss = self.head(hidden, labels)
         return loss
+
+    def _draws(self) -> bool:
+        """Whether the model draws at random while it learns."""
+        ids = torch.full((1, 2), self.eos_id)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            before = torch.get_rng_state()
+            self._hidden({"ids": ids}, ids)
+            return not torch.equal(before, torch.get_rng_state())
 
     def _hidden(self, batch: Batch, given: Tensor) -> Tensor:
         """(B, T) -> (B, T, D). What is padding stands on the right, where no real token looks."""

@@ -34,6 +34,11 @@ class Tokenizer(ABC):
     exact: ClassVar[bool] = False  # decode(encode(text)) == text for every text
     whole_words: ClassVar[bool] = False  # each id is a word of its own
 
+    @property
+    def of_sources(self) -> Tokenizer:
+        """What reads the sources of pairs of texts: this one too, unless they have a vocabulary of their own."""
+        return self
+
     @abstractmethod
     def encode(self, text: str) -> list[int]:
         """Ids of the text, without special ids (unk_id where the vocabulary has no entry)."""

@@ -37,7 +37,7 @@ def build(name, seed=0, **changes):
     causal = changes.get("causal", True)
     root = OmegaConf.create(
         {
-            "facts": {"vocab_size": VOCAB, "pad_id": 0, "bos_id": 1, "eos_id": 2},
+            "facts": {"vocab_size": VOCAB, "source_vocab_size": None, "pad_id": 0, "bos_id": 1, "eos_id": 2},
             "batch": {"seq_len": 4 * LENGTH},
             "task": {"causal": causal},
             "model": OmegaConf.merge(model_config, {k: v for k, v in small.items() if k != "causal"}),

@@ -27,7 +27,7 @@ def build(name, seed=0, **changes):
     small = {key: value for key, value in {**SMALL, **changes}.items() if key in model_config}
     root = OmegaConf.create(
         {
-            "facts": {"vocab_size": VOCAB, "pad_id": 0, "bos_id": 1, "eos_id": 2},
+            "facts": {"vocab_size": VOCAB, "source_vocab_size": None, "pad_id": 0, "bos_id": 1, "eos_id": 2},
             "batch": {"seq_len": 4 * S},
             "model": OmegaConf.merge(model_config, small),
         }
