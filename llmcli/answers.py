@@ -139,7 +139,10 @@ class Answers:
         return {"predictions": str(folder / PREDICTIONS), "report": str(folder / REPORT)}
 
     def _metrics(self) -> list[Metric]:
-        return [*self.task.metrics(), *([] if self.decoded is None else self.decoded.scorer.metrics)]
+        """Those of the task, and of the texts: a figure that both have, as `task.decode_val` has some, is of these."""
+        of_texts = [] if self.decoded is None else self.decoded.scorer.metrics
+        known = {metric.name for metric in of_texts}
+        return [*(metric for metric in self.task.metrics() if metric.name not in known), *of_texts]
 
     def _each(self) -> dict[str, Tensor]:
         """(N, ...) by name, in the order of the split."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from llmcli.data.examples import Examples
 from llmcli.decoding.base import Search, SourceModel, Strategy
 from llmcli.decoding.generate import Generation, generate
+from llmcli.decoding.sample import row_seeds
 from llmcli.metrics.decoded import TextScorer
 from llmcli.tasks.base import Task
 from llmcli.tokenizers.base import Tokenizer
@@ -37,7 +38,8 @@ def decode(
     max_new_tokens: int,
     report: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """The texts that `strategy` finds for the sources of all examples, which are cut to what the model reads.
+    """The texts that `strategy` finds for the sources of all examples, which are cut to what the model reads; of one
+    without a source "". What is drawn for an example follows from its number alone.
 
     report is called with how many are done.
     """
@@ -46,6 +48,7 @@ def decode(
     sources = [examples.ids(number)[0].tolist()[:longest] for number in range(len(examples))]
     order = sorted(range(len(sources)), key=lambda number: len(sources[number]))
     found: dict[int, Generation] = {}
+    seeds = row_seeds(0, len(sources))
     for start in range(0, len(order), AT_ONCE):
         numbers = order[start : start + AT_ONCE]
         results = generate(
@@ -54,7 +57,8 @@ def decode(
             [sources[number] for number in numbers],
             strategy=strategy,
             max_new_tokens=max_new_tokens,
-            seed=0,
+            seed=[seeds[number] for number in numbers],
+            skip_blank=True,
         )
         found.update(zip(numbers, results, strict=True))
         if report is not None:

@@ -9,14 +9,16 @@ import random
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import llmcli
 from llmcli import checkpoint, ui
+from llmcli.assembly import opening
 from llmcli.chat import Dialogue, StoppedError
-from llmcli.data.records import Turn
+from llmcli.data.records import Conversation, Preference, Turn
 from llmcli.decoding.greedy import Greedy
 from llmcli.decoding.penalties import Penalties
 from llmcli.errors import InputError
@@ -334,3 +336,15 @@ def test_another_template_is_asked_for_by_name(llm, files, tmp_path):
     assert refused.code == 2 and "task.template, line 1" in refused.err
     short = llm("train", *options, "batch.seq_len=20")
     assert short.code == 2 and "batch.seq_len (20) must be above the" in short.err
+
+
+def test_the_reference_is_not_said_to_be_left(llm, files, preferring):
+    begun = llm("train", "data=chat", f"data.path={files[0]}", f"init={preferring}", *SMALL, "--dry-run")
+    assert begun.code == 0 and "tensors" in begun.err and "reference.copies" not in begun.err
+
+
+def test_samples_answer_what_the_user_asks_first():
+    turns = (Turn("system", "be kind"), Turn("user", "who?"), Turn("assistant", "me"))
+    for record in (Conversation(turns), Preference(turns[:2], "me", "you")):
+        given = SimpleNamespace(record=type(record).__name__, examples=lambda split, record=record: [record])
+        assert opening(given) == "who?"

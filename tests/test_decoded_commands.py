@@ -6,10 +6,16 @@ import csv
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from llmcli.answers import Answers
+from llmcli.checkpoint import load
+from llmcli.errors import InputError
 from llmcli.metrics.decoded import GROUPS, TextScorer
+from llmcli.tasks.decoded_validation import DecodedValidation
+from llmcli.tokenizers.char import CharTokenizer
 
 TOY = [
     "data=reverse_copy", "data.train=600", "data.val=40", "data.test=0", "data.letters=5", "data.shortest=2",
@@ -175,3 +181,15 @@ def test_a_model_that_looks_nowhere_says_so(llm, trained):
 def test_a_value_of_a_wrong_kind_is_named(toys, llm):
     result = llm("eval", f"ckpt={toys / 'long'}", "decoding=beam", "decoding.beams=abc")
     assert result.code == 2 and "decoding.beams: expected int, got 'abc'" in result.err
+
+
+def test_a_figure_that_validations_have_too_is_resampled_once(toys):
+    answers = Answers(load(toys / "long" / "checkpoints" / "best.ckpt").task, [], folder=None)
+    answers.decoded = SimpleNamespace(scorer=TextScorer(["ab", "ba"]))
+    names = [metric.name for metric in answers._metrics()]
+    assert len(names) == len(set(names)) and {"loss", "bleu", "chrf", "rouge1", "exact"} <= set(names)
+
+
+def test_there_must_be_pairs_to_decode():
+    with pytest.raises(InputError, match="decodes pairs of the val split, which has none"):
+        DecodedValidation([], [], tokenizer=CharTokenizer("ab"), rank=0, world=1)

@@ -181,3 +181,10 @@ def test_what_cannot_be_done(llm, runs, trained, nothing_piped):
     ):  # fmt: skip
         refused = llm(*arguments)
         assert refused.code == 2 and message in refused.err, (arguments, refused.err)
+
+
+def test_every_line_is_written_again_in_its_place(llm, runs, tmp_path):
+    given = tmp_path / "given.txt"
+    given.write_text("red cat\n\nold dog\n", encoding="utf-8")
+    written = llm("generate", f"ckpt={runs['autoencoder']}", "--prompt-file", str(given), "decoding=greedy")
+    assert written.code == 0 and written.out.split("\n")[1] == "" and written.out.count("\n") == 3

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 import llmcli
+from llmcli import translators
 from llmcli.data.back_translation import synthetic_pairs
 from llmcli.data.records import TextPair
+from llmcli.decoding.penalties import Penalties
+from llmcli.decoding.sample import Sample
 from llmcli.errors import InputError
 
 TOY = [
@@ -164,3 +167,14 @@ def test_a_run_that_generates_nothing_says_what_it_can(llm, tmp_path):
     refused = llm("generate", f"ckpt={run}", "--prompt", "a")
     assert refused.code == 2 and "is a Classification run, which does not generate text" in refused.err
     assert f"llm predict ckpt={run}" in refused.err
+
+
+def test_what_a_translator_draws_follows_from_the_text_alone(toy, monkeypatch):
+    off = Penalties(repetition=1.0, frequency=0.0, presence=0.0, no_repeat_ngram=0)
+    wild = Sample(temperature=2.0, top_k=None, top_p=None, min_p=None, typical_p=None, penalties=off)
+    monkeypatch.setattr(translators, "strategy_of", lambda loaded, asked: wild)
+    translate = translators.translator(toy / "checkpoints" / "best.ckpt", named="here")
+    texts = ["abcd", "", "fe", "bad", "fed"]
+    found = translate(texts)
+    assert found[1] == "" and translate(texts[::-1]) == found[::-1]
+    assert [text for each in texts for text in translate([each])] == found

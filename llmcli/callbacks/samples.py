@@ -80,6 +80,7 @@ class Samples(Callback):
                 stop=(),
                 seed=self._seed,
                 unknown="replace",
+                skip_blank=bool(self._pairs),
             )
         except InputError as err:  # a prompt that the model cannot read is no reason to stop learning
             ui.note(f"no samples: {err}")

@@ -74,6 +74,12 @@ class Beam:
         """The beams of a group."""
         return self.beams // self.groups
 
+    @property
+    def _totals_fall(self) -> bool:
+        """Whether no token can add to what a hypothesis has: not so with penalties that make tokens likelier."""
+        held = self.penalties
+        return held is None or (held.repetition >= 1 and held.frequency >= 0 and held.presence >= 0)
+
     def penalty(self, length: int) -> float:
         base = (5 + length) / 6 if self.length_penalty == "gnmt" else length
         return float(base**self.alpha)
@@ -190,7 +196,9 @@ class Beam:
             return True
         if self.early_stopping:
             return len(group.ended) == self.width
-        # a log-probability only falls, the longest text divides it by most, and no coverage is above nothing missed
+        if not self._totals_fall:
+            return False
+        # the longest text divides what it has by most, and no coverage is above nothing missed
         reachable = max(node.total for node in group.live) / self.penalty(max_new_tokens)
         wanted = min(self.n_best, self.width)
         return len(group.ended) >= wanted and group.ended[wanted - 1].score >= reachable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -54,11 +55,12 @@ class Metric(ABC):
         }
 
     def compute(self) -> float | None:
-        """The figure of all sums since `reset`; None where one of them never came."""
+        """The figure of all sums since `reset`; None where one of them never came, and where they count nothing."""
         if not all(name in self._totals for name in self.sums):
             return None
         totals = {name: self._total(name).cpu() for name in self._totals}
-        return self.figure({name: total if total.ndim else float(total) for name, total in totals.items()})
+        found = self.figure({name: total if total.ndim else float(total) for name, total in totals.items()})
+        return None if math.isnan(found) else found
 
     def _total(self, name: str) -> Tensor:
         value = self._totals.get(name, 0.0)
@@ -66,7 +68,7 @@ class Metric(ABC):
 
     @abstractmethod
     def figure(self, totals: Mapping[str, Any]) -> float:
-        """The figure that follows from the totals of `sums`: floats, and tensors of those with a shape."""
+        """The figure that follows from the totals of `sums`: floats, and tensors of those with a shape; nan of none."""
 
 
 class Mean(Metric):
@@ -74,4 +76,4 @@ class Mean(Metric):
 
     def figure(self, totals: Mapping[str, Any]) -> float:
         total, count = (float(totals[name]) for name in self.sums)
-        return total / max(1.0, count)
+        return total / count if count else math.nan

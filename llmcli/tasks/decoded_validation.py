@@ -13,6 +13,7 @@ from llmcli.decoding.base import SourceModel
 from llmcli.decoding.generate import generate
 from llmcli.decoding.greedy import Greedy
 from llmcli.decoding.penalties import Penalties
+from llmcli.errors import InputError
 from llmcli.metrics.decoded import Exact, Rouge1, evenly
 from llmcli.metrics.texts import TextMetric
 from llmcli.metrics.translation import Bleu, ChrF, tokenizer_for, translation_metrics
@@ -42,6 +43,8 @@ class DecodedValidation:
         rank: int,
         world: int,
     ) -> None:
+        if not records:
+            raise InputError("task.decode_val decodes pairs of the val split, which has none", "task.decode_val=0")
         references = [record.target.strip() for record in records]
         translation_metrics(references)  # refuses what the language lacks
         self.metrics = validation_metrics(tokenizer_for(references))
@@ -68,7 +71,15 @@ class DecodedValidation:
         """What the texts that the model writes add to the sums of `metrics`; nothing of no share."""
         if not self.sources:
             return {}
-        found = generate(model, self.tokenizer, self.sources, strategy=GREEDY, max_new_tokens=self.longest, seed=0)
+        found = generate(
+            model,
+            self.tokenizer,
+            self.sources,
+            strategy=GREEDY,
+            max_new_tokens=self.longest,
+            seed=0,
+            skip_blank=True,
+        )
         texts = [each.text.strip() for each in found]
         each: dict[str, Tensor] = {}
         for metric in self.metrics:

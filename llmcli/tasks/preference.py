@@ -88,7 +88,8 @@ class Preference(NextToken):
     # -- the reference -----------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        if stage == "fit":  # a resumed run gets its own from the checkpoint, which is read after this
+        # a run that goes on has its own already, or gets it from the checkpoint, which is read after this
+        if stage == "fit" and self.reference is None:
             self.reference = Reference(self.model, self.head)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

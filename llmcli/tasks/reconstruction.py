@@ -146,7 +146,9 @@ class Reconstruction(Task):
             "reconstruction": each_nll.mean(0),
             "correct": torch.cat(right).float().mean(0),
         }
-        sums = {"means": posterior.mean.sum(0), "mean_squares": (posterior.mean**2).sum(0)}
+        # a variance is a small difference of large sums: in double precision where the device has it
+        means = posterior.mean if posterior.mean.device.type == "mps" else posterior.mean.double()
+        sums = {"means": means.sum(0), "mean_squares": (means**2).sum(0)}
         if posterior.log_variance is not None:
             each["kl"] = posterior.kl().sum(1)
             each["loss"] = each["loss"] + each["kl"]

@@ -311,3 +311,22 @@ def test_the_largest_of_a_large_vocabulary(k, n_ids, values, infinite):
     found, places = top(scores, k)
     assert torch.equal(found, scores.topk(k, dim=1).values) and torch.equal(scores.gather(1, places), found)
     assert all(len(set(row)) == k for row in places.tolist())
+
+
+@pytest.mark.parametrize("how", [{"frequency": -2.0}, {"presence": -3.0}, {"repetition": 0.3}])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_where_tokens_become_likelier_the_search_goes_on_to_its_end(seed, how):
+    settings = {"repetition": 1.0, "frequency": 0.0, "presence": 0.0, "no_repeat_ngram": 0, **how}
+    model, held = FewTokens(seed), Penalties(**settings)
+
+    def score(text):
+        rows, total = held.begin([[4]], 128, model.device, end_ids=frozenset([0])), 0.0
+        for place, token in enumerate(text):
+            logits = model.logits([4, *text[:place]])[None]
+            total += float(rows.adjust(logits)[0, token] - logits.logsumexp(1))
+            rows.add([token])
+        return total / penalty("gnmt", 1.0, len(text))
+
+    texts = [(*body, 0) for n in range(4) for body in itertools.product((1, 2, 3), repeat=n)]
+    [[best]] = search(beam(beams=110, penalties=held), model, [[4]], max_new_tokens=4)
+    assert best.score == pytest.approx(max(map(score, texts)), abs=1e-4)

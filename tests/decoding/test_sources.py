@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
 from toy import penalties
 
+from llmcli import decoded
 from llmcli.config import build
+from llmcli.decoded import decode
 from llmcli.decoding.alignment import attention
 from llmcli.decoding.beam import Beam
 from llmcli.decoding.constrained import Constraint
@@ -47,7 +50,7 @@ def task(request):
     config = OmegaConf.load(Path(__file__).parents[2] / "configs" / "model" / f"{request.param}.yaml")
     config.pop("defaults")
     changes = {key: value for key, value in SMALL.items() if key in config}
-    root = {"facts": {"vocab_size": CHARS.vocab_size}, "batch": {"seq_len": 24}}
+    root = {"facts": {"vocab_size": CHARS.vocab_size, "source_vocab_size": None}, "batch": {"seq_len": 24}}
     torch.manual_seed(1)
     model = build(OmegaConf.create({**root, "model": OmegaConf.merge(config, changes)}).model)
     with torch.no_grad():  # as they begin, they hardly look at the source
@@ -162,3 +165,24 @@ def test_blank_sources_give_empty_texts_where_asked(task):
     assert [(each.text, each.ids, each.finish_reason) for each in found[1:3]] == [("", [], "end")] * 2
     assert (found[0].ids, found[3].ids) == (write(task)[0].ids, write(task)[3].ids)
     assert [each.text for each in write(task, ["", ""], skip_blank=True)] == ["", ""]
+
+
+class Read:
+    """Stored examples with these sources."""
+
+    def __init__(self, sources):
+        self.sources = sources
+
+    def __len__(self):
+        return len(self.sources)
+
+    def ids(self, number):
+        return [np.array(CHARS.encode(self.sources[number]), np.uint16)]
+
+
+def test_what_is_drawn_for_an_example_follows_from_its_number(task, monkeypatch):
+    examples = Read(["abc", "abc", "", "abc", "h", "abc", "ddd"])
+    together = decode(task, CHARS, examples, strategy=SAMPLE, max_new_tokens=14)
+    monkeypatch.setattr(decoded, "AT_ONCE", 2)
+    assert decode(task, CHARS, examples, strategy=SAMPLE, max_new_tokens=14) == together
+    assert together[2] == "" and len({together[number] for number in (0, 1, 3, 5)}) > 2

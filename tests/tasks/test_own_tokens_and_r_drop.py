@@ -178,3 +178,14 @@ def test_validation_knows_neither():
 def test_values_outside_their_range(changes, message):
     with pytest.raises(InputError, match=message):
         make(**changes)
+
+
+@pytest.mark.parametrize("build", [transformer, rnn, gpt2])
+def test_r_drop_of_a_model_that_drops_nothing_out_is_refused(build):
+    learns = {"optimizer": torch.optim.AdamW, "schedule": lambda progress, step: 1.0, "r_drop": 5.0}
+    with pytest.raises(InputError, match=r"task.r_drop \(5.0\) compares two passes with other dropout"):
+        make(build, 0.0, **learns)
+    make(build, 0.1, **learns)
+    after = torch.get_rng_state()
+    make(build, 0.1)
+    assert torch.equal(after, torch.get_rng_state())  # to look costs no random number

@@ -198,3 +198,11 @@ def test_what_is_refused(changes, message):
 
 def test_the_encoder_of_conversations_is_another():
     assert encoder().pad.keys() - make().encoder(BYTES).pad.keys() == {"segment_ids"}
+
+
+def test_a_run_that_goes_on_keeps_its_reference():
+    made = make()
+    move(made)
+    margins = made._step(batch(made), "val").each["margin"].tolist()
+    made.setup("fit")  # a second fit of the same task
+    assert made._step(batch(made), "val").each["margin"].tolist() == margins and any(margins)

@@ -18,7 +18,7 @@ from llmcli.decoding.penalties import Penalties
 from llmcli.errors import InputError
 from llmcli.losses import IGNORED
 from llmcli.metrics.codes import ActiveUnits
-from llmcli.models.autoencoder import Autoencoder
+from llmcli.models.autoencoder import Autoencoder, Posterior
 from llmcli.models.vae import VAE
 from llmcli.tasks import reconstruction
 from llmcli.tasks.annealing import Annealing
@@ -295,3 +295,12 @@ def test_mistakes():
     ):
         with pytest.raises(InputError, match=message):
             make(**changes)
+
+
+def test_a_small_variance_far_from_zero_is_measured(monkeypatch):
+    task = make().float()
+    means = 1000 + 0.2 * torch.randn(4, 2)
+    monkeypatch.setattr(task.model, "encode", lambda source, mask: Posterior(means, torch.zeros(4, 2)))
+    sums = task._step(batch(task), "val").sums
+    found = sums["mean_squares"] / 4 - (sums["means"] / 4) ** 2
+    assert found.tolist() == pytest.approx(means.double().var(0, correction=0).tolist(), rel=1e-4)
