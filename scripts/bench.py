@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="of decode")
     parser.add_argument("--llamacpp", nargs=2, metavar=("PYTHON", "GGUF"))
     parser.add_argument("--json", type=Path, metavar="FILE")
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     os.environ.setdefault("LLM_CACHE", str(Path(tempfile.gettempdir()) / "llm-bench-cache"))
     if given.threads:
         os.environ["OMP_NUM_THREADS"] = str(given.threads)
