@@ -31,8 +31,11 @@ class LanguageModelHead(nn.Module):
 
     `embedding`: shares its weight with the head (Press & Wolf 2017), None for a weight of its own. `softcap`:
     see `losses.softcapped`. `label_smoothing` (Szegedy et al. 2016) applies in train mode only, so that
-    validation figures are nats per token.
+    validation figures are nats per token. `chunk`: rows of logits that training makes at a time where they are many;
+    None, all at once.
     """
+
+    chunk: int | None = CHUNK
 
     def __init__(
         self,
@@ -64,6 +67,9 @@ class LanguageModelHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
         self.softcap = softcap
         self.label_smoothing = label_smoothing
+        self.output: nn.Module | None = (
+            None  # makes the logits in place of weight and bias: a packed or quantised layer
+        )
 
     @staticmethod
     def for_backbone(
@@ -90,7 +96,10 @@ class LanguageModelHead(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (B, T, D) -> logits (B, T, V) in float32 or wider, whatever autocast does."""
-        return _logits(hidden, self.weight, self.bias, self.softcap)
+        if self.output is None:
+            return _logits(hidden, self.weight, self.bias, self.softcap)
+        logits: Tensor = self.output(hidden)
+        return softcapped(logits.to(torch.promote_types(logits.dtype, torch.float32)), self.softcap)
 
     def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """`loss`, so that compiling or wrapping the module covers what training runs."""
@@ -99,7 +108,8 @@ class LanguageModelHead(nn.Module):
     def loss(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """hidden (B, T, D), labels (B, T) -> cross-entropy in nats, summed over labels other than -100."""
         smoothing = self.label_smoothing if self.training else 0.0
-        return _loss(hidden.flatten(0, -2), self.weight, self.bias, labels.flatten(), self.softcap, smoothing)
+        hidden, labels = hidden.flatten(0, -2), labels.flatten()
+        return _loss(hidden, self.weight, self.bias, labels, self.softcap, smoothing, self.chunk)
 
     def loss_and_correct(self, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """For evaluation: (the unsmoothed sum of `loss`, how many labels the highest logit names)."""
@@ -299,7 +309,7 @@ class AdaptiveHead(LanguageModelHead):
         loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for (weight, bias), (rows, target) in zip(self._levels(), self._targets(labels), strict=True):
             x = hidden if len(rows) == len(hidden) else hidden[rows]
-            loss = loss + _loss(x, weight, bias, target, self.softcap, 0.0)
+            loss = loss + _loss(x, weight, bias, target, self.softcap, 0.0, self.chunk)
         return loss
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -355,11 +365,12 @@ def _loss(
     labels: Tensor,
     softcap: float | None,
     label_smoothing: float,
+    chunk: int | None,
 ) -> Tensor:
     """hidden (N, D), labels (N,) -> summed cross-entropy, in chunks where there are many logits."""
-    if len(labels) * len(weight) <= PLAIN_LOGITS:
+    if chunk is None or len(labels) * len(weight) <= PLAIN_LOGITS:
         logits = _logits(hidden, weight, bias, softcap)
         return cross_entropy(logits, labels, label_smoothing=label_smoothing)
     return linear_cross_entropy(
-        hidden, weight, bias, labels, softcap=softcap, label_smoothing=label_smoothing, chunk=CHUNK
+        hidden, weight, bias, labels, softcap=softcap, label_smoothing=label_smoothing, chunk=chunk
     )

@@ -75,17 +75,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(hidden), chunk):
             rows = slice(start, start + chunk)
             x, target = hidden[rows].to(dtype), labels[rows]
-            logits = (x @ low_weight.T).to(wide)  # (n, V)
+            logits = (x @ low_weight.T).to(wide)  # (n, V); from here on in place: nothing else is as large
             if bias is not None:
                 logits += bias
-            logits = softcapped(logits, softcap)
+            slope = None
+            if softcap is not None:
+                logits.div_(softcap).tanh_()
+                slope = logits.square().neg_().add_(1) if with_grad else None
+                logits.mul_(softcap)
             real = (target != IGNORED)[:, None]
             target = target[:, None].clamp(min=0)
             top = logits.amax(dim=1, keepdim=True)
             nll = top - logits.gather(1, target)
             if label_smoothing:
                 nll = (1 - label_smoothing) * nll + label_smoothing * (top - logits.mean(dim=1, keepdim=True))
-            slope = None if softcap is None or not with_grad else 1 - (logits / softcap).square()
             grad = logits.sub_(top).exp_()
             z = grad.sum(dim=1, keepdim=True)
             loss += (nll + z.log()).masked_fill(~real, 0).sum()
@@ -97,6 +100,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             grad.scatter_add_(1, target, torch.full_like(z, label_smoothing - 1))
             if slope is not None:
                 grad *= slope
+                del slope
             # What is ignored is left out on the products' other sides, which are D wide and not V.
             if grad_bias is not None:
                 grad_bias += (real.to(wide).T @ grad)[0]
@@ -105,6 +109,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 grad_hidden[rows] = (grad @ low_weight) * real
             if grad_weight is not None:
                 grad_weight += grad.T @ (x * real)
+            del grad, logits  # before the next chunk's are made
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.weight_dtype = weight.dtype
         return loss
@@ -112,11 +117,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        # in place: a copy of the weight's gradient would be as large as the weight. A second pass backwards, through
+        # a graph that was retained, is then refused by torch, as the saved tensors have changed.
         grad_hidden, grad_weight, grad_bias = ctx.saved_tensors
         return (
-            None if grad_hidden is None else grad_hidden * grad_loss.to(grad_hidden.dtype),
-            None if grad_weight is None else (grad_weight * grad_loss).to(ctx.weight_dtype),
-            None if grad_bias is None else (grad_bias * grad_loss).to(ctx.weight_dtype),
+            None if grad_hidden is None else grad_hidden.mul_(grad_loss.to(grad_hidden.dtype)),
+            None if grad_weight is None else grad_weight.mul_(grad_loss).to(ctx.weight_dtype),
+            None if grad_bias is None else grad_bias.mul_(grad_loss).to(ctx.weight_dtype),
             *(None,) * 6,
         )
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from llmcli import heads
 from llmcli.errors import InputError
@@ -114,12 +115,80 @@ def test_the_head_takes_the_chunked_path_for_many_logits_with_the_same_result(mo
     expected = model(hidden, labels)
     calls = []
     monkeypatch.setattr(heads, "PLAIN_LOGITS", 0)
-    monkeypatch.setattr(heads, "CHUNK", 5)
+    model.chunk = 5
     monkeypatch.setattr(heads, "linear_cross_entropy", lambda *a, **k: calls.append(1) or linear_cross_entropy(*a, **k))
     actual = model.loss(hidden, labels)
     assert calls
     torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(torch.autograd.grad(actual, leaves), torch.autograd.grad(expected, leaves))
+
+
+def largest_made(run):
+    """What `run` gives, and the elements of the largest tensor that it makes on its way and back."""
+    largest = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            for each in found if isinstance(found, tuple | list) else (found,):
+                if isinstance(each, torch.Tensor):
+                    largest[0] = max(largest[0], each.numel())
+            return found
+
+    with Watch():
+        found = run()
+    return found, largest[0]
+
+
+def test_the_chunked_loss_never_makes_all_logits(monkeypatch):
+    monkeypatch.setattr(heads, "PLAIN_LOGITS", 0)
+    model = head(bias=False, softcap=5.0)
+    hidden, labels = torch.randn(8 * V, D, requires_grad=True), torch.randint(V, (8 * V,))
+    model.chunk = 4 * V
+    _, chunked = largest_made(lambda: model(hidden, labels).backward())
+    model.chunk = None
+    _, plain = largest_made(lambda: model(hidden, labels).backward())
+    assert (chunked, plain) == (4 * V * V, 8 * V * V)
+
+
+def test_a_graph_that_is_kept_gives_its_gradients_once():
+    hidden, weight, bias, labels = inputs()
+    loss = linear_cross_entropy(hidden, weight, bias, labels, softcap=None, label_smoothing=0.0, chunk=4)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_chunked_gradients_of_a_tied_weight_are_the_plain_ones(monkeypatch):
+    monkeypatch.setattr(heads, "PLAIN_LOGITS", 0)
+    torch.manual_seed(0)
+    model = GPT2(vocab_size=V, max_seq_len=9, causal=True, d_model=D, n_layers=1, n_heads=2, dropout=0.0).double()
+    tied = LanguageModelHead.for_backbone(model, label_smoothing=0.1)
+    ids = torch.randint(V, (2, 10))
+    found = []
+    for chunk in (None, 4):
+        tied.chunk = chunk
+        loss = tied(model(ids[:, :-1]), ids[:, 1:])
+        found.append([loss, *torch.autograd.grad(loss, [*model.parameters()])])
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_in_bfloat16_chunks_are_as_near_the_truth_as_the_plain_loss(monkeypatch):
+    monkeypatch.setattr(heads, "PLAIN_LOGITS", 0)
+    model = head(softcap=5.0)
+    nn.init.normal_(model.weight)
+    hidden, labels = torch.randn(64, D), torch.randint(V, (64,))
+    labels[::5] = -100
+    errors, truth = [], None
+    for chunk, autocast in ((None, False), (None, True), (7, True)):
+        model.chunk = chunk
+        x = hidden.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            grads = torch.autograd.grad(model(x, labels), [x, *model.parameters()])
+        truth = truth or grads
+        errors.append([float((one - other).norm() / other.norm()) for one, other in zip(grads, truth, strict=True)])
+    for plain_error, chunked_error in zip(errors[1], errors[2], strict=True):
+        assert 0 < chunked_error < max(1.5 * plain_error, 5e-3)
 
 
 def test_label_smoothing_is_for_training_alone():
@@ -214,6 +283,7 @@ def test_the_adaptive_head_is_its_definition(monkeypatch, softcap, bias, plain_l
     monkeypatch.setattr(heads, "PLAIN_LOGITS", plain_logits)
     monkeypatch.setattr(heads, "CHUNK", 5)
     model = adaptive(softcap=softcap, bias=bias).double()
+    model.chunk = 5
     hidden = torch.randn(3, 7, D, dtype=torch.float64, requires_grad=True)
     labels = torch.randint(V, (3, 7))
     labels[0, 2:4] = -100
