@@ -139,7 +139,8 @@ class ExampleData(PreparedData):
         return f"longer than batch.seq_len ({self.seq_len:,}): {', '.join(found)}" if found else ""
 
     def train_dataloader(self) -> PlanLoader:
-        return PlanLoader(self._plan(self._training(*self._rank_and_world())), num_workers=self.num_workers)
+        plan = self._plan(self._training(*self._rank_and_world()))
+        return PlanLoader(plan, num_workers=self.num_workers, pin=self.pin)
 
     def first_epoch(self) -> PlanLoader:
         """Every training batch of an epoch on this process alone, for what is fitted to all of it at once."""
@@ -185,7 +186,7 @@ class ExampleData(PreparedData):
             world=world,
         )
         plan = ExamplePlan(examples, batches, encode=self.encode, seq_len=self.seq_len)
-        return EpochLoader(plan, num_workers=self.num_workers)
+        return EpochLoader(plan, num_workers=self.num_workers, pin=self.pin)
 
     def _examples(self, split: str) -> Examples:
         examples = self.prepared.examples(split)

@@ -79,9 +79,10 @@ class TokenShards:
         """Tokens [s, s + count) for each s of `starts` (B,) -> (B, C)."""
         if len(self._parts) > 1:
             return np.stack([self.read(int(start), count) for start in starts])
-        if self._windows is None or self._windows[0] != count:
-            self._windows = count, sliding_window_view(self._parts[0], count)
-        windows: Ids = self._windows[1][starts]
+        known = self._windows  # once: another thread may be asking for windows of another length
+        if known is None or known[0] != count:
+            self._windows = known = count, sliding_window_view(self._parts[0], count)
+        windows: Ids = known[1][starts]
         return windows
 
 

@@ -160,14 +160,17 @@ class XLNet(EncoderOnly):
         return states
 
     def _apart(self, ids: Tensor, mask: Tensor | None) -> Tensor | None:
-        """(B, 1, T, T): which tokens are of different texts; None where no real ones are, which saves the term."""
+        """(B, 1, T, T): which tokens are of different texts; None where no real ones are, which saves the term.
+
+        A GPU is not asked: waiting for its answer costs more than the term.
+        """
         if self.sep_id is None:
             return None
         ends = ids == self.sep_id
         text = ends.cumsum(1) - ends.long()  # (B, T)
         if mask is not None:
             text = text * mask
-        if not bool(text.any()):
+        if not text.is_cuda and not bool(text.any()):
             return None
         return (text[:, :, None] != text[:, None, :])[:, None]
 

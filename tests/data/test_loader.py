@@ -3,11 +3,13 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import threading
 
 import pytest
 import torch
 
-from llmcli.data.loader import EpochLoader, PlanLoader
+from llmcli.data import loader as loaders
+from llmcli.data.loader import AHEAD, EpochLoader, PlanLoader, made_ahead
 from llmcli.data.windows import EvaluationWindows, TrainingWindows
 
 
@@ -97,3 +99,44 @@ def _signal_itself(epoch, number):
     for kind in (signal.SIGTERM, signal.SIGINT):
         os.kill(os.getpid(), kind)
     return "alive"
+
+
+def test_batches_for_a_gpu_are_made_ahead_and_the_place_is_that_of_the_last_handed_over(loader, monkeypatch):
+    monkeypatch.setattr(loaders, "pinned", lambda batch: batch)  # pinning needs the GPU
+    plain, ahead = loader(), loader()
+    ahead.pin = True
+    assert equal(take(ahead, 2 * len(ahead) + 3), take(plain, 2 * len(plain) + 3))
+    assert ahead.state_dict() == plain.state_dict()
+    resumed = loader()
+    resumed.load_state_dict(ahead.state_dict())
+    assert equal(take(resumed, 4), take(plain, 4))
+
+
+def test_a_thread_is_so_many_batches_ahead_and_ends_with_the_iteration():
+    made, begun = [], threading.active_count()
+    arrived = threading.Semaphore(0)
+
+    def batches():
+        for number in range(100):
+            made.append(number)
+            arrived.release()
+            yield {"index": number}
+
+    ahead = made_ahead(batches(), lambda batch: {**batch, "ready": True})
+    assert next(ahead) == {"index": 0, "ready": True}
+    for _ in range(AHEAD + 2):  # the one handed over, those that wait, and one that waits for a place
+        assert arrived.acquire(timeout=5)
+    assert made == list(range(AHEAD + 2))
+    ahead.close()
+    assert threading.active_count() == begun
+
+
+def test_an_error_of_the_thread_comes_where_its_batch_would_have_come():
+    def batches():
+        yield {"index": 0}
+        raise OSError("the disk is gone")
+
+    ahead = made_ahead(batches(), lambda batch: batch)
+    assert next(ahead) == {"index": 0}
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(ahead)
