@@ -22,10 +22,12 @@ from llmcli.callbacks.steps import BudgetStop, StepSeeds, StopSignal
 from llmcli.data.prepare import Prepared
 from llmcli.data.records import Conversation, Preference, TaggedTokens, Text
 from llmcli.data.turns import USER
-from llmcli.decoding.base import Strategy
+from llmcli.decoding.base import NeedsDraft, Strategy
 from llmcli.errors import InputError
 from llmcli.finetuning import FineTuning
+from llmcli.heads import LanguageModelHead
 from llmcli.initialise import Origin
+from llmcli.layers.recompute import recompute_blocks
 from llmcli.preparation import prepare_as, prepare_data
 from llmcli.tasks.base import Task
 from llmcli.tokenizers import store
@@ -132,6 +134,7 @@ def build(
         optimizer=finetuning.optimizer(configs.build(cfg.optimizer, trusted=trusted)),
         schedule=configs.build(cfg.schedule, trusted=trusted),
     )
+    _save_memory(task, settings)
     limit, seq_len = getattr(getattr(task, "model", None), "max_seq_len", None), cfg.batch.get("seq_len")
     remarks = {}
     if limit is not None and seq_len is not None and seq_len > limit:
@@ -183,6 +186,11 @@ def build(
         )
     loggers = [configs.build(node, trusted=trusted) for node in (cfg.logger or {}).values() if node is not None]
     strategy: Strategy = configs.build(cfg.decoding, trusted=trusted)
+    if isinstance(strategy, NeedsDraft):
+        raise InputError(
+            f"decoding.draft={strategy.draft} guesses for a run that is there, not for one that is trained",
+            "say it to llm generate or llm chat",
+        )
     return Parts(
         config=cfg,
         choices=choices,
@@ -201,6 +209,15 @@ def build(
         remarks=remarks,
         trusted=trusted,
     )
+
+
+def _save_memory(task: Task, settings: TrainerSettings) -> None:
+    """What training keeps in memory, where the same can be computed in parts or once more."""
+    for module in task.modules():
+        if isinstance(module, LanguageModelHead):
+            module.chunk = settings.loss_chunk
+    if settings.checkpoint_activations:
+        recompute_blocks(task)
 
 
 def _begin(task: Task, cfg: DictConfig, tokenizer: Tokenizer, origin: Origin | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from typing import Literal
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.profilers import PassThroughProfiler
 
 from llmcli.checkpoint import AtomicCheckpointIO
 from llmcli.errors import InputError
@@ -47,7 +49,10 @@ class TrainerSettings:
     max_time: training time, "90s", "10m", "1h30m". accumulate: micro-batches per optimizer step. clip_norm: gradients
     are scaled down to this norm (None: never). val_every: optimizer steps between validations (None: ten a run).
     val_batches: batches a validation (None: what costs at most a sixth of the training). log_every: steps between rows
-    of metrics.csv. precision, compile: "auto" takes the measured choice for this machine.
+    of metrics.csv. precision, compile: "auto" takes the measured choice for this machine. loss_chunk: rows of logits
+    over a vocabulary that are made at a time where they are many (None: all). checkpoint_activations: blocks are
+    computed again in the backward pass (`llmcli.layers.recompute`). micro_batch: rows of a batch that go through the
+    model at a time ("auto": as many as fit; None: all). Whatever it is, it is halved where memory runs out.
     """
 
     max_steps: int | None
@@ -65,6 +70,10 @@ class TrainerSettings:
     val_every: int | None
     val_batches: int | None
     log_every: int
+    # runs of earlier versions have no such keys
+    loss_chunk: int | None = 512
+    checkpoint_activations: bool = False
+    micro_batch: int | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -76,9 +85,11 @@ class TrainerSettings:
             "val_every",
             "val_batches",
             "log_every",
+            "loss_chunk",
+            "micro_batch",
         ):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value not in (None, "auto") and value < 1:
                 raise InputError(f"trainer.{name} must be at least 1, not {value}")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise InputError(
@@ -170,6 +181,15 @@ def _inventory() -> str:
     return f"{threads} CPU thread{'' if threads == 1 else 's'}, {gpus} CUDA device{'' if gpus == 1 else 's'}{mps}"
 
 
+class _NoProfiler(PassThroughProfiler):
+    """Lightning's own, which measures nothing either, makes a generator for each of the hundred hooks of a step."""
+
+    _NOTHING = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]  # not the name
+        return self._NOTHING
+
+
 def build_trainer(settings: TrainerSettings, *, callbacks: Sequence[pl.Callback], folder: Path) -> pl.Trainer:
     """A lean Lightning Trainer: no banners, no default logger, bar or checkpoint writer; ours are callbacks.
 
@@ -192,6 +212,7 @@ def build_trainer(settings: TrainerSettings, *, callbacks: Sequence[pl.Callback]
         log_every_n_steps=10**9,
         callbacks=list(callbacks),
         plugins=[AtomicCheckpointIO()],
+        profiler=_NoProfiler(),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

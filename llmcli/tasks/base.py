@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -18,10 +21,12 @@ from llmcli.data.records import Record
 from llmcli.errors import LLMError
 from llmcli.metrics.base import Metric
 from llmcli.optim.groups import take_settings
+from llmcli.tasks.micro_batches import fitting, is_out_of_memory, parts, rows_of
 from llmcli.tokenizers.base import Tokenizer
 
 Stage = Literal["train", "val"]
 Batch = Mapping[str, Any]
+_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,19 @@ class ScoresExamples(Protocol):
     def outcomes(self, records: Sequence[Record], result: StepResult) -> list[dict[str, Any]]: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """The first part of a batch after its forward pass.
+
+    loss: with its graph, of which `leaf` is the value. rest: the other parts.
+    """
+
+    result: StepResult
+    loss: Tensor
+    leaf: Tensor
+    rest: list[dict[str, Any]]
+
+
 class Task(pl.LightningModule, ABC):
     """Subclasses implement `_step`, `metrics` and say what they take.
 
@@ -101,6 +119,7 @@ class Task(pl.LightningModule, ABC):
     asks: ClassVar[tuple[tuple[str, ...], ...]] = (("text",),)  # ways to ask `predict`: names of what it is told
     head_kind: ClassVar[str | None] = None  # tasks of the same kind can begin with each other's heads
     needs_init: ClassVar[bool] = False  # it goes on from a run that can do something already: init=RUN
+    rows_apart: ClassVar[bool] = False  # any rows of a batch can go through the model without the others
     single_pass: ClassVar[bool] = False  # nothing is optimised: one batch, one validation, whatever the budget
 
     def __init__(
@@ -120,10 +139,25 @@ class Task(pl.LightningModule, ABC):
         self.text_per_target: Mapping[str, float] = {}
         self.saved: Path | None = None  # the newest checkpoint of the run
         self.run_state: dict[str, Any] = {}  # what makes the checkpoint whole: config, tokenizer, versions
+        # Rows that go through the model at a time, None: all of a batch, "auto": as many as fit; and who is told when
+        # others are found: how many, and whether because memory ran out.
+        self.micro_batch: int | Literal["auto"] | None = None
+        self.on_micro_batch: Callable[[int, bool], None] = lambda rows, out_of_memory: None
+        self._begun: _Begun | None = None
+        self._of_step: list[tuple[Batch, int]] = []  # batches of the optimizer step in hand, and their seeds
         self._step_tokens = 0  # targets seen since the last optimizer step
         self.tokens_seen = 0
         self._losses: list[tuple[int, int, Tensor, int]] = []  # (step, batch index, summed loss, n) not yet read
         self._val: Sequence[Metric] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As ever, but quick for a plain value in the place of another, which is no parameter, buffer or module:
+        Lightning writes the name of the hook it is in down fifty times a step.
+        """
+        if type(value) in _PLAIN and name in self.__dict__:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     # -- what a task writes ------------------------------------------------------------------------------------
 
@@ -191,14 +225,156 @@ class Task(pl.LightningModule, ABC):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:
+        if self._alone:
+            return self._begin_batch(batch, first=batch_idx % self.trainer.accumulate_grad_batches == 0)
         result = self._step(batch, "train")
-        self._step_tokens += result.n
-        self.tokens_seen += result.text
-        loss = result.loss.detach()
-        self._losses.append((self.trainer.global_step, int(batch["index"]), loss, result.n))
-        if loss.device.type == "cpu":  # reading it costs nothing here; an accelerator is read at log intervals
-            self._refuse_non_finite(self._losses[-1:])
+        self._count(batch, [result])
         return result.loss / self.divisor(result.n)
+
+    # Lightning asks for it at every step, and inspect takes longer to work it out than many a hook takes to run
+    training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]  # PEP 362
+
+    def _count(self, batch: Batch, results: Sequence[StepResult]) -> None:
+        """Note what a batch came to, in one part or several."""
+        n = sum(result.n for result in results)
+        self._step_tokens += n
+        self.tokens_seen += sum(result.text for result in results)
+        losses = [result.loss.detach() for result in results]
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        self._losses.append((self.trainer.global_step, int(batch["index"]), loss, n))
+        # reading it costs nothing on the CPU; an accelerator is read at log intervals
+        if loss.device.type == "cpu" and not math.isfinite(loss.item()):
+            self._refuse_non_finite(self._losses[-1:])
+
+    # -- a batch in parts --------------------------------------------------------------------------------------
+
+    @property
+    def _alone(self) -> bool:
+        """Whether a batch can be taken apart, and done once more in smaller parts where memory runs out.
+
+        Not with others, which would wait for this process in vain.
+        """
+        one_device = isinstance(self.trainer.strategy, pl.strategies.SingleDeviceStrategy)
+        return self.rows_apart and not self.carries_state and one_device
+
+    def _begin_batch(self, batch: Batch, *, first: bool) -> Tensor:
+        """The forward pass of the first part -> a leaf that Lightning scales and goes back to, `backward` from there.
+
+        first: of an optimizer step. Only what is returned has no graph, so that a failed pass leaves nothing behind.
+        """
+        if first:
+            self._of_step.clear()
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            if isinstance(optimizer, Optimizer):  # not after the forward pass, as Lightning would: they are large
+                self.on_before_zero_grad(optimizer)
+                optimizer.zero_grad()
+        self._of_step.append((batch, torch.initial_seed()))  # as `StepSeeds` has just set it
+        if self.micro_batch == "auto":
+            self._find_micro_batch(batch)
+        while self._begun is None:
+            try:
+                first_part, *rest = parts(dict(batch), self._rows)
+                result = self._step(first_part, "train")
+                loss = result.loss / self.divisor(batch["n_tokens"])
+                self._begun = _Begun(result, loss, loss.detach().requires_grad_(), rest)
+            except (RuntimeError, MemoryError) as err:
+                self._refuse_unless_smaller_helps(err, batch)
+            if self._begun is None:
+                self._halve(batch)
+                torch.manual_seed(self._of_step[-1][1])
+        return self._begun.leaf
+
+    @property
+    def _rows(self) -> int | None:
+        return None if self.micro_batch == "auto" else self.micro_batch
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Lightning's, and from its leaf through the graph of the first part, then the other parts one by one."""
+        super().backward(loss, *args, **kwargs)
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        factor = begun.leaf.grad  # of accumulation and of float16's scale
+        assert factor is not None
+        batch, _ = self._of_step[-1]
+        waiting = [begun]
+        del begun
+        while True:
+            try:
+                results = self._through(batch, factor, waiting.pop() if waiting else None)
+            except (RuntimeError, MemoryError) as err:
+                self._refuse_unless_smaller_helps(err, batch)
+            else:
+                self._count(batch, results)
+                return
+            # out of the handler: what its traceback held is free
+            self._halve(batch)
+            self.zero_grad()
+            while not self._once_more(self._of_step[:-1], factor):
+                self._halve(batch)
+                self.zero_grad()
+            torch.manual_seed(self._of_step[-1][1])
+
+    def _once_more(self, batches: Sequence[tuple[Batch, int]], factor: Tensor) -> bool:
+        """The earlier batches of the step, whose gradients were mixed with those of a failed pass; False: no memory."""
+        try:
+            for batch, seed in batches:
+                torch.manual_seed(seed)
+                self._through(batch, factor, None)
+        except (RuntimeError, MemoryError) as err:
+            self._refuse_unless_smaller_helps(err, batches[0][0])
+            return False
+        return True
+
+    def _through(self, batch: Batch, factor: Tensor, begun: _Begun | None) -> list[StepResult]:
+        """All parts of a batch forwards and backwards, the first from where it was `begun`; results without graphs."""
+        divisor, results = self.divisor(batch["n_tokens"]), []
+        left = parts(dict(batch), self._rows) if begun is None else begun.rest
+        if begun is not None:
+            begun.loss.backward(factor)  # type: ignore[no-untyped-call]
+            results.append(replace(begun.result, loss=begun.result.loss.detach()))
+            del begun
+        for part in left:
+            with self.trainer.precision_plugin.forward_context():
+                result = self._step(part, "train")
+                loss = result.loss / divisor
+            loss.backward(factor)  # type: ignore[no-untyped-call]
+            results.append(replace(result, loss=result.loss.detach()))
+            del result, loss  # their graph, before the next one's
+        return results
+
+    def _refuse_unless_smaller_helps(self, err: BaseException, batch: Batch) -> None:
+        """Raise what is no lack of memory again; and a lack of it for a single row, as the user's to mend."""
+        if not is_out_of_memory(err):
+            raise err
+        if (self._rows or rows_of(dict(batch))) <= 1:
+            raise LLMError(
+                "there is not enough memory for one row of a batch",
+                "a smaller model or batch.seq_len, or trainer.checkpoint_activations=true",
+            ) from err
+
+    def _halve(self, batch: Batch) -> None:
+        count = rows_of(dict(batch))
+        self.micro_batch = max(1, -(-min(self._rows or count, count) // 2))
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.on_micro_batch(self.micro_batch, True)
+
+    def _find_micro_batch(self, batch: Batch) -> None:
+        """As many rows as fit: on a GPU all, halved where they do not; elsewhere by a trial of one and two rows."""
+        count = rows_of(dict(batch))
+        self.micro_batch = count
+        if self.device.type == "cpu":
+            weights = sum(p.numel() * p.element_size() for p in self.parameters() if p.requires_grad)
+            found = fitting(dict(batch), self._try, device=self.device, reserved=2 * weights)
+            self.micro_batch = found or count
+            self.zero_grad()
+            torch.manual_seed(self._of_step[-1][1])
+        self.on_micro_batch(self.micro_batch, False)
+
+    def _try(self, part: Batch) -> None:
+        self._step(part, "train").loss.backward()  # type: ignore[no-untyped-call]
 
     def divisor(self, n: int) -> float:
         """What the summed loss of a micro-batch of n targets is divided by."""
@@ -253,10 +429,14 @@ class Task(pl.LightningModule, ABC):
         nominal = self.nominal_tokens * self.trainer.accumulate_grad_batches
         if self.trainer.world_size > 1:
             nominal *= self.trainer.world_size
-            counts = torch.tensor(total, device=self.device)
-            total = int(self.trainer.strategy.reduce(counts, reduce_op="sum"))
-        if total not in (nominal, 0):
-            torch._foreach_mul_([p.grad for p in self.parameters() if p.grad is not None], nominal / total)
+            counts = torch.tensor(float(total)).to(self.device, non_blocking=True)
+            # stays on the device, so that no step waits for it
+            ratio = nominal / self.trainer.strategy.reduce(counts, reduce_op="sum").clamp(min=1.0)
+        elif total in (nominal, 0):
+            return
+        else:
+            ratio = nominal / total
+        torch._foreach_mul_([p.grad for p in self.parameters() if p.grad is not None], ratio)
 
     # -- validation --------------------------------------------------------------------------------------------
 

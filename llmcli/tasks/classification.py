@@ -41,6 +41,7 @@ class Classification(Task):
     """
 
     takes = ("LabeledText", "LabeledPair")
+    rows_apart = True
     kinds = ("attention", "recurrent", "convolution", "average")
     needs_causal = False
     learns_from = "examples"

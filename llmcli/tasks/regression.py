@@ -37,6 +37,7 @@ class Regression(Task):
     """
 
     takes = ("LabeledText", "LabeledPair")
+    rows_apart = True
     kinds = ("attention", "recurrent", "convolution", "average")
     needs_causal = False
     learns_from = "examples"
