@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from llmcli.data.loader import EpochLoader, PlanLoader
 from llmcli.data.prepare import Prepared
@@ -31,6 +33,17 @@ class PreparedData(pl.LightningDataModule, ABC):
     def test_dataloader(self) -> Iterable[Batch]:
         return self.eval_loader("test") if "test" in self.prepared.splits else []
 
+    @property
+    def pin(self) -> bool:
+        """Whether batches go to a GPU, so that they are made ahead and copied without waiting."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Any:
+        """On the CPU a batch is where it should be, and Lightning would make another, tensor by tensor."""
+        if device.type == "cpu":
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
@@ -41,7 +54,9 @@ class WindowData(PreparedData):
     contiguous: rows continue from batch to batch, as a recurrent model that carries its state needs;
     otherwise windows are shuffled. accumulate: batches of one optimizer step, of which an epoch has a whole number.
     eval_size: rows of an evaluation batch; None is twice `size`, since no gradients are kept. encode: makes of a batch,
-    with a seed, what the task learns from; None: the batch itself.
+    with a seed, what the task learns from; None: the batch itself. across_documents: False says which document each
+    token is of, so that the model looks into no other; the first token of a document is still predicted, by the end of
+    the one before. Raises InputError for False where another than the model decides what is seen.
 
     Each split is checked when it is used, so a text that is only scored need not be long enough to train on.
     """
@@ -58,8 +73,16 @@ class WindowData(PreparedData):
         seq_len: int,
         eval_size: int | None,
         num_workers: int,
+        across_documents: bool = True,  # runs of earlier versions have no such key
     ) -> None:
         super().__init__()
+        if not across_documents and (contiguous or encode is not None):
+            raise InputError(
+                "batch.across_documents=false goes with task=language_modeling and a model without a state that it "
+                "carries from batch to batch",
+                "leave it out",
+            )
+        self.apart = not across_documents
         sizes = {"size": size, "seq_len": seq_len, "eval_size": 1 if eval_size is None else eval_size}
         for name, value in sizes.items():
             if value < 1:
@@ -88,7 +111,7 @@ class WindowData(PreparedData):
     def train_dataloader(self) -> PlanLoader:
         rank, world = self._rank_and_world()
         self._check_train(world)
-        return PlanLoader(self._encoded(self._plan(rank, world)), num_workers=self.num_workers)
+        return PlanLoader(self._encoded(self._plan(rank, world)), num_workers=self.num_workers, pin=self.pin)
 
     def _plan(self, rank: int, world: int) -> TrainingWindows:
         return TrainingWindows(
@@ -100,6 +123,7 @@ class WindowData(PreparedData):
             group=self.accumulate,
             rank=rank,
             world=world,
+            apart=self.apart,
         )
 
     def eval_loader(
@@ -132,7 +156,14 @@ class WindowData(PreparedData):
             if not 1 <= step <= self.seq_len:
                 raise InputError(f"stride ({step}) must be from 1 to batch.seq_len ({self.seq_len})")
             plan = partial(
-                EvaluationWindows, tokens, size=rows, seq_len=self.seq_len, stride=step, pad_id=pad_id, world=world
+                EvaluationWindows,
+                tokens,
+                size=rows,
+                seq_len=self.seq_len,
+                stride=step,
+                pad_id=pad_id,
+                world=world,
+                apart=self.apart,
             )
         if not len(plan(rank=world - 1)):  # no other has less; every process finds out, so none waits for another
             raise InputError(
@@ -140,7 +171,7 @@ class WindowData(PreparedData):
                 "that share it",
                 "more text, or trainer.devices=1",
             )
-        return EpochLoader(self._encoded(plan(rank=rank)), num_workers=self.num_workers)
+        return EpochLoader(self._encoded(plan(rank=rank)), num_workers=self.num_workers, pin=self.pin)
 
     def _encoded(self, plan: Plan) -> Plan:
         return plan if self.encode is None else Encoded(plan, self.encode, seed=self.seed)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from llmcli.data.shards import TokenShards
 from llmcli.losses import IGNORED
@@ -32,7 +33,7 @@ class Plan(ABC):
     def batch(self, epoch: int, number: int) -> Batch:
         """Batch `number` of `epoch`: ids (B, T), labels (B, T) int64, n_tokens (labels that are scored),
         index; mask (B, T) bool only where something is padding; reset where the rows continue those of the
-        batch before.
+        batch before; segment_ids (B, T) int64, the document of each token, where a model must not look into others.
         """
 
 
@@ -41,7 +42,7 @@ class TrainingWindows(Plan):
 
     Windows begin at an offset drawn for each epoch, so that the cuts fall elsewhere. What does not fill a
     group of batches (an optimizer step) of every rank is left out: fewer than B T group world tokens, others each
-    epoch.
+    epoch. apart: with segment_ids.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class TrainingWindows(Plan):
         group: int = 1,
         rank: int = 0,
         world: int = 1,
+        apart: bool = False,
     ) -> None:
+        self._ends = tokens.document_ends if apart else None
         self.tokens, self.size, self.seq_len, self.seed = tokens, size, seq_len, seed
         self.contiguous, self.rank, self.world = contiguous, rank, world
         self._length = (len(tokens) - 1) // (seq_len * size * group * world) * group
@@ -68,7 +71,8 @@ class TrainingWindows(Plan):
         if self._starts is None or self._starts[0] != epoch:
             self._starts = epoch, self._epoch_starts(epoch)
         first = (number * self.world + self.rank) * self.size
-        windows = self.tokens.gather(self._starts[1][first : first + self.size], self.seq_len + 1)
+        starts = self._starts[1][first : first + self.size]
+        windows = self.tokens.gather(starts, self.seq_len + 1)
         batch: Batch = {
             "ids": torch.from_numpy(windows[:, :-1].astype(np.int64)),
             "labels": torch.from_numpy(windows[:, 1:].astype(np.int64)),
@@ -77,6 +81,8 @@ class TrainingWindows(Plan):
         }
         if self.contiguous:
             batch["reset"] = number == 0
+        if self._ends is not None:
+            batch["segment_ids"] = documents(self._ends, starts, self.seq_len)
         return batch
 
     def _epoch_starts(self, epoch: int) -> NDArray[np.int64]:
@@ -99,7 +105,7 @@ class EvaluationWindows(Plan):
     """Every label once, in windows that each start `stride` tokens after the one before.
 
     With stride < T a window repeats T - stride tokens as context and scores only its last `stride` labels, so
-    each token is predicted from at least T - stride others (but for the first window).
+    each token is predicted from at least T - stride others (but for the first window). apart: with segment_ids.
     """
 
     def __init__(
@@ -112,8 +118,10 @@ class EvaluationWindows(Plan):
         pad_id: int,
         rank: int = 0,
         world: int = 1,
+        apart: bool = False,
     ) -> None:
         self.tokens, self.size, self.seq_len, self.stride, self.pad_id = tokens, size, seq_len, stride, pad_id
+        self._ends = tokens.document_ends if apart else None
         labels = len(tokens) - 1
         total = 1 + max(0, -(-(labels - seq_len) // stride))
         self._windows = np.arange(rank, total, world)
@@ -126,7 +134,11 @@ class EvaluationWindows(Plan):
         starts = windows * self.stride
         rest = len(self.tokens) - 1 - starts  # labels from each start to the end of the text
         skip = np.where(windows > 0, self.seq_len - self.stride, 0)
-        return _padded(self.tokens, starts, np.minimum(rest, self.seq_len), skip, self.seq_len, self.pad_id, number)
+        lengths = np.minimum(rest, self.seq_len)
+        batch = _padded(self.tokens, starts, lengths, skip, self.seq_len, self.pad_id, number)
+        if self._ends is not None:
+            batch["segment_ids"] = documents(self._ends, starts, self.seq_len)
+        return batch
 
 
 class EvaluationStreams(Plan):
@@ -170,6 +182,16 @@ class Encoded(Plan):
 
     def batch(self, epoch: int, number: int) -> Batch:
         return self.encode(self.plan.batch(epoch, number), mix(self.seed, "encode", epoch))
+
+
+def documents(ends: NDArray[np.uint64], starts: NDArray[np.int64], seq_len: int) -> Tensor:
+    """Which document each token of windows from `starts` (B,) is of, counted from the window's first: (B, T) int64.
+
+    ends: the place after the last token of each document.
+    """
+    places = starts[:, None] + np.arange(seq_len)
+    found = np.searchsorted(ends, places.astype(np.uint64), side="right")  # (B, T)
+    return torch.from_numpy(found - found[:, :1])
 
 
 def _padded(

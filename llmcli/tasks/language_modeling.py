@@ -29,6 +29,7 @@ class LanguageModeling(NextToken):
 
     option = "language_modeling"
     takes = ("Text",)
+    rows_apart = True
     floor = "ngrams"
 
     def __init__(
@@ -61,7 +62,7 @@ class LanguageModeling(NextToken):
     def _hidden(self, batch: Batch, stage: Stage) -> Tensor:
         ids = cast(Tensor, batch["ids"])
         if not self.carries_state:
-            return cast(Tensor, self.model(ids, mask=batch.get("mask")))
+            return cast(Tensor, self.model(ids, mask=batch.get("mask"), segment_ids=batch.get("segment_ids")))
         state = self._carried[stage]
         if batch["reset"] or state is None:
             state = self.model.init_state(ids.size(0), ids.size(1))

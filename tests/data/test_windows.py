@@ -149,3 +149,23 @@ def test_batches_across_shards_are_those_of_one_shard(shards):
     expected = batches(cut)
     whole = TrainingWindows(shards(ids), size=3, seq_len=16, seed=3, contiguous=False)
     assert all(torch.equal(a["ids"], b["ids"]) for a, b in zip(expected, batches(whole), strict=True))
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=2, max_size=12), seq_len=st.integers(1, 17), size=st.integers(1, 4)
+)
+@few
+def test_the_document_of_each_token_is_known_where_none_looks_into_another(shards, lengths, seq_len, size):
+    total = sum(lengths)
+    tokens = shards(range(total), lengths)
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    plans = [EvaluationWindows(tokens, size=size, seq_len=seq_len, stride=max(1, seq_len // 2), pad_id=0, apart=True)]
+    if (total - 1) // seq_len >= size:
+        plans.append(TrainingWindows(tokens, size=size, seq_len=seq_len, seed=3, contiguous=False, apart=True))
+    for plan in plans:
+        for batch in batches(plan):
+            real = batch.get("mask", torch.ones_like(batch["ids"], dtype=torch.bool))
+            of = torch.from_numpy(document)[batch["ids"]]
+            relative = of - of[:, :1]
+            assert torch.equal(batch["segment_ids"][real], relative[real])
+            check_shifted(batch)  # the first token of a document stays a label
