@@ -560,3 +560,49 @@ def test_a_checkpoint_does_not_decide_what_is_downloaded(llm, trained, tmp_path,
     for arguments in (["eval", f"ckpt={path}"], ["train", f"resume={path}"]):
         refused = llm(*arguments)
         assert refused.code == 2 and "the run's data is not on this machine any more: http" in refused.err
+
+
+def test_less_memory_gives_the_same_weights(train):
+    """Blocks recomputed: bit for bit, with dropout. All logits at once, and rows one by one: to rounding."""
+    plain = weights(train("model=gpt2", "model.dropout=0.1", "model.n_layers=2"))
+    again = train("model=gpt2", "model.dropout=0.1", "model.n_layers=2", "trainer.checkpoint_activations=true")
+    assert same(plain, weights(again))
+    whole, parts = weights(train()), weights(train("trainer.micro_batch=3", "trainer.loss_chunk=null"))
+    assert whole.keys() == parts.keys() and not same(whole, parts)
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-2, atol=1e-3)
+
+
+def test_rows_that_fit_are_found_said_remembered_and_kept_for_resuming(llm, small, tmp_path, monkeypatch):
+    from llmcli.tasks import base
+
+    trials = []
+    monkeypatch.setattr(base, "fitting", lambda *args, **more: trials.append(1) or 3)
+    args = ("train", *small, *TINY, "trainer.max_steps=2", "trainer.micro_batch=auto", "model.d_model=12")
+    first = llm(*args, f"hydra.run.dir={tmp_path / 'first'}")
+    assert first.code == 0, first.err
+    assert "3 rows go through the model at a time" in first.err and "(trainer.micro_batch=3)" in first.err
+    second = llm(*args, f"hydra.run.dir={tmp_path / 'second'}")
+    assert "trainer.micro_batch=3, as found before" in second.err and len(trials) == 1
+    for name in ("first", "second"):
+        assert OmegaConf.load(tmp_path / name / "config.yaml").trainer.micro_batch == 3
+        saved = checkpoint.read(tmp_path / name / "checkpoints" / "last.ckpt")["llm"]["config"]
+        assert saved["trainer"]["micro_batch"] == 3
+    assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
+    resumed = llm("train", f"resume={tmp_path / 'first'}", "trainer.max_steps=3")
+    assert resumed.code == 0 and len(trials) == 1
+
+
+def test_what_cannot_be_taken_apart_is_refused(llm, small):
+    lstm = llm("train", *small, "model=lstm", "trainer.micro_batch=2", "trainer.max_steps=1")
+    assert lstm.code == 2 and "cannot be taken apart" in lstm.err
+    blocks = llm("train", *small, "model=lstm", "trainer.checkpoint_activations=true", "trainer.max_steps=1")
+    assert blocks.code == 2 and "made of blocks, and this one has none" in blocks.err
+
+
+def test_documents_that_do_not_look_into_each_other_train_another_model(train, llm, small):
+    folder = train("batch.across_documents=false")
+    assert not same(weights(folder), weights(train()))
+    assert llm("eval", f"ckpt={folder}").code == 0
+    lstm = llm("train", *small, "model=lstm", "batch.across_documents=false", "trainer.max_steps=1")
+    assert lstm.code == 2 and "batch.across_documents=false goes with task=language_modeling" in lstm.err
