@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from llmcli import precision
-from llmcli.precision import CPU_BF16_WIDTH, CPU_COMPILE_GAIN, CPU_COMPILE_SECONDS, Choice, choose
+from llmcli.precision import (
+    CPU_BF16_WIDTH,
+    CPU_COMPILE_GAIN,
+    CPU_COMPILE_SECONDS,
+    GENERATION_BF16_WIDTH,
+    Choice,
+    choose,
+    generation_precision,
+)
 from llmcli.trainer import TrainerSettings
 
 
@@ -92,3 +100,25 @@ def test_batches_of_many_shapes_are_not_compiled_for_unless_asked():
         found = pick(one_shape=False, seconds=seconds)
         assert not found.compile and found.reason.endswith("compile off: batches of many shapes")
     assert pick(one_shape=False, compile="true").compile
+
+
+@pytest.mark.usefixtures("bf16_cpu")
+@pytest.mark.parametrize(
+    ("device", "kind", "width", "dtype", "why"),
+    [
+        ("cpu", "attention", GENERATION_BF16_WIDTH, torch.bfloat16, "AVX512-BF16"),
+        ("cpu", "attention", GENERATION_BF16_WIDTH - 1, torch.float32, f"from width {GENERATION_BF16_WIDTH} on"),
+        ("cpu", "recurrent", 4096, torch.float32, "not measured for models of kind recurrent"),
+        ("mps", "attention", 4096, torch.float32, "the default on mps"),
+    ],
+)
+def test_generation_in_bfloat16_where_it_pays(device, kind, width, dtype, why):
+    found, reason = generation_precision(device=device, kind=kind, width=width)
+    assert found == dtype and why in reason
+
+
+def test_generation_in_float32_where_the_hardware_has_nothing_else(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    for device in ("cpu", "cuda"):
+        assert generation_precision(device=device, kind="attention", width=4096)[0] == torch.float32

@@ -63,21 +63,25 @@ def decode_tokens(
         logits, own = out.last()  # (B, V)
         chosen = choose(logits if held is None else held.adjust(logits), rows)  # (B,)
         logprobs = own.gather(1, chosen[:, None])[:, 0] - own.logsumexp(dim=-1)
-        # Both lists cross to the host in one transfer. float64 holds every id exactly; MPS lacks it, and
-        # float32 holds them up to 16 million.
-        wide = torch.float32 if chosen.device.type == "mps" else torch.float64
-        ids, values = torch.stack((chosen.to(wide), logprobs.to(wide))).tolist()
+        if chosen.device.type == "cpu":
+            ids, values = chosen.tolist(), logprobs.tolist()
+        else:
+            # Both lists cross to the host in one transfer. float64 holds every id exactly; MPS lacks it, and
+            # float32 holds them up to 16 million.
+            wide = torch.float32 if chosen.device.type == "mps" else torch.float64
+            numbers, values = torch.stack((chosen.to(wide), logprobs.to(wide))).tolist()
+            ids = [int(number) for number in numbers]
         emitted: list[int | None] = [None] * len(prompts)
         all_values = [0.0] * len(prompts)
         for row, number, value in zip(rows, ids, values, strict=True):
             if math.isnan(value):
                 raise LLMError("the model's logits are not finite", hint="train with a lower learning rate")
-            contexts[row].append(int(number))
+            contexts[row].append(number)
             if not ended[row]:
-                emitted[row], all_values[row] = int(number), value
-            ended[row] = ended[row] or int(number) in end_ids
+                emitted[row], all_values[row] = number, value
+            ended[row] = ended[row] or number in end_ids
         if held is not None:
-            held.add([int(number) for number in ids])
+            held.add(ids)
         yield Emitted(ids=emitted, logprobs=all_values)
         going = [place for place, row in enumerate(rows) if not ended[row]]
         if not going or step + 1 == max_new_tokens:

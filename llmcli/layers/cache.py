@@ -52,10 +52,8 @@ class KVCache(State):
         """Room for `capacity` tokens in each of `batch_size` rows."""
         if capacity < 1:
             raise InputError(f"the cache's capacity ({capacity}) must be at least 1")
-        each = (
-            2 * n_layers * max(1, batch_size) * n_kv_heads * head_size * (dtype or torch.get_default_dtype()).itemsize
-        )
-        room = min(capacity, max(BLOCK, ROOM // each))
+        held = max(1, n_layers * batch_size * n_kv_heads * head_size)  # keys of a position, and as many values
+        room = min(capacity, max(BLOCK, ROOM // (2 * held * (dtype or torch.get_default_dtype()).itemsize)))
         # Zeros, not uninitialised memory: a masked position has weight 0, and 0 * NaN is NaN.
         keys = torch.zeros((n_layers, batch_size, n_kv_heads, room, head_size), device=device, dtype=dtype)
         return cls(keys, torch.zeros_like(keys), torch.zeros(batch_size, dtype=torch.int64, device=device), capacity, 0)
@@ -94,7 +92,7 @@ class KVCache(State):
             keys[:, :, start:filled] = k
             values[:, :, start:filled] = v
         elif self._longest + n_new <= self.capacity:
-            if self._at is None:
+            if self._at is None or self._at.shape[2] != n_new:
                 self._at = self.positions(n_new)[:, None, :, None]
             at = self._at.expand_as(k)
             keys.scatter_(2, at, k.to(keys.dtype))

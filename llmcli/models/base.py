@@ -151,6 +151,11 @@ class Backbone(nn.Module, ABC):
         """Initialise an untied head's weight (V, D); families with another practice override."""
         nn.init.normal_(weight, std=0.02)
 
+    def fuse(self) -> None:
+        """Change into the form that computes the same with fewer and larger products, where there is one: one way, for
+        inference alone. The state_dict is another then, and dropout is gone."""
+        return
+
     @abstractmethod
     def init_state(self, batch_size: int, capacity: int) -> State:
         """An empty state for `batch_size` rows of at most `capacity` tokens."""

@@ -183,6 +183,15 @@ class Transformer(Backbone):
         dropped: Tensor = self.dropout(norm(x))
         return dropped
 
+    def fuse(self) -> None:
+        """See Backbone."""
+        if not any(isinstance(block, Block) for block in self.blocks):
+            return
+        for layer, block in enumerate(self.blocks):  # one by one: never are all weights there twice
+            assert isinstance(block, Block)
+            self.blocks[layer] = FusedBlock(block)
+        self.cos, self.sin = fused_table(self.cos, self.sin)
+
     def init_state(self, batch_size: int, capacity: int) -> DecoderState:
         assert self.max_seq_len is not None
         if capacity > self.max_seq_len:
@@ -205,14 +214,16 @@ class Transformer(Backbone):
         assert isinstance(state, DecoderState)
         cache = state.cache
         n_new = ids.shape[1]
-        positions = cache.positions(n_new)  # (B, T)
         x = self.input_embedding(ids)
         if self.ngram_embedding.tables:
             x = x + self.ngram_embedding(state.remember(ids, self.ngram_embedding.order))
         x = self.dropout(norm(x))
-        # Padding may lie beyond the table; its hidden is meaningless.
-        at = positions.clamp(max=len(self.cos) - 1)[:, None]
-        cos, sin = self.cos[at], self.sin[at]  # (B, 1, T, K / 2)
+        if (start := cache.uniform) is not None and start + n_new <= len(self.cos):
+            cos, sin = self.cos[start : start + n_new], self.sin[start : start + n_new]  # (T, K / 2)
+        else:
+            # Padding may lie beyond the table; its hidden is meaningless.
+            at = cache.positions(n_new).clamp(max=len(self.cos) - 1)[:, None]
+            cos, sin = self.cos[at], self.sin[at]  # (B, 1, T, K / 2)
         alone = n_new == 1 and cache.uniform is not None  # the newest token sees all there is
         visible = None if alone else cache.mask(n_new)  # (B, 1, T, S)
         for layer, block in enumerate(self.blocks):
@@ -282,6 +293,53 @@ class Block(nn.Module):
         return F.relu(up).square() if self.activation == "relu2" else F.gelu(up)
 
 
+class FusedBlock(nn.Module):
+    """What a `Block` computes, for inference: one product for q, k and v, one for gate and up, one rotation.
+
+    cos and sin are those of `fused_table`.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.head_size, self.activation, self.qk_norm = block.head_size, block.activation, block.qk_norm
+        self.n_heads, self.n_kv_heads = (each.out_features // block.head_size for each in (block.q, block.k))
+        self.qkv = joined(block.q, block.k, block.v)
+        self.out = block.out
+        self.up = block.up if block.gate is None else joined(block.gate, block.up)
+        self.down = block.down
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        visible: Tensor | None,
+        causal: bool,
+        cache: KVCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """As of `Block`, with cos and sin (..., T, K)."""
+        heads = self.qkv(norm(x)).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, H + 2 G, T, K)
+        qk, v = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), 1)
+        if self.qk_norm:
+            qk = norm(qk)
+        qk = (qk * cos + qk.roll(self.head_size // 2, -1) * sin).type_as(v)
+        q, k = qk.split((self.n_heads, self.n_kv_heads), 1)  # (B, H or G, T, K)
+        if cache is not None:
+            k, v = cache.append(layer, k, v)  # (B, G, S, K)
+            q = q.to(k.dtype)
+        y = attend(q, k, v, visible=visible, causal=causal)  # (B, H, T, K)
+        x = x + self.out(y.transpose(1, 2).flatten(2))
+        branch: Tensor = self.down(self._activate(self.up(norm(x))))
+        return x + branch
+
+    def _activate(self, x: Tensor) -> Tensor:
+        if self.activation == "swiglu":
+            gate, up = x.chunk(2, -1)  # (B, T, d_ff) each
+            return F.silu(gate) * up
+        return F.relu(x).square() if self.activation == "relu2" else F.gelu(x)
+
+
 class DecoderState(State):
     """The key-value cache and the ids it was made from, which the n-grams of the next tokens start with.
 
@@ -322,11 +380,24 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.shape[-1],))
 
 
+def joined(*layers: nn.Linear) -> nn.Linear:
+    """One layer that gives the outputs of several without biases, one after the other; to be used, not trained."""
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    whole = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    whole.weight = nn.Parameter(weight, requires_grad=False)
+    return whole
+
+
 def rotary_table(max_seq_len: int, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines (max_seq_len, K / 2) of position * theta ** (-2 i / K)."""
     frequencies = theta ** (-torch.arange(0, head_size, 2) / head_size)
     angles = torch.outer(torch.arange(max_seq_len), frequencies)
     return angles.cos(), angles.sin()
+
+
+def fused_table(cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """The tables (..., K / 2) of `rotate` as (..., K), so that x turned is x * cos + (x rolled by K / 2) * sin."""
+    return torch.cat((cos, cos), -1), torch.cat((sin, -sin), -1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
