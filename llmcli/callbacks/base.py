@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -52,6 +53,32 @@ class Callback(pl.Callback):
 
     def attach(self, context: Context) -> None:
         """Take what is needed from the run. Called once, before the fit, in the order of acting."""
+
+
+# what Lightning calls at every batch; `on_save_checkpoint` and its like it calls without looking
+_PER_BATCH = (
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+)
+
+
+def drop_unused_hooks(callbacks: Iterable[pl.Callback]) -> None:
+    """Hide the hooks of a batch that a callback of ours leaves empty: Lightning enters a profiler for each of them, at
+    every step, but passes over what cannot be called.
+
+    On the object and not its class, so that `super().on_train_batch_end(...)` goes on to work.
+    """
+    for callback in callbacks:
+        if isinstance(callback, Callback):
+            for name in _PER_BATCH:
+                if getattr(type(callback), name) is getattr(pl.Callback, name) and name not in vars(callback):
+                    setattr(callback, name, None)
 
 
 def in_order(callbacks: list[pl.Callback]) -> list[pl.Callback]:
