@@ -12,11 +12,10 @@ from llmcli.data.records import Turn
 from llmcli.data.turns import ASSISTANT, SYSTEM, USER, Turns
 from llmcli.decoding.base import Search, Strategy
 from llmcli.decoding.generate import generate
-from llmcli.decoding.prefix_cache import PrefixCache
+from llmcli.decoding.prefix_cache import UNLIMITED, PrefixCache
 from llmcli.errors import InputError
 from llmcli.tokenizers.base import Tokenizer
 
-UNLIMITED = 65_536  # tokens that are remembered of a model without a limit
 ROOM = 4  # an answer gets a quarter of what the model sees, at least, where it may be so long
 
 
@@ -64,13 +63,39 @@ class Dialogue:
             raise InputError(f"this is a {type(task).__name__} run, which was not taught to converse")
         self.tokenizer, self.strategy = tokenizer, strategy
         self.max_new_tokens, self.seed, self.unknown = max_new_tokens, seed, unknown
-        self.system = system
         self.turns: list[Turn] = []
         self._ids: list[list[int]] = []  # of each turn: of answers those that were written
         self._first = 0  # the first turn that the model still sees
         self._layout = Turns(task.template, tokenizer)
         self._window: int | None = task.max_seq_len
         self._model = PrefixCache(task, capacity=self._window or UNLIMITED)
+        self._system: str | None = None
+        self.system = system
+
+    @property
+    def system(self) -> str | None:
+        """What the assistant is told before all else; None or nothing: nothing.
+
+        Setting it raises InputError for a text that the vocabulary cannot write or the model cannot hold, and for a
+        template that has no place for one; the conversation is then as it was.
+        """
+        return self._system
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        before, self._system = self._system, text or None
+        try:
+            length = len(self._rendered(len(self.turns), []))
+        except InputError:
+            self._system = before
+            raise
+        if self._window is not None and length > self._window:
+            self._system = before
+            raise InputError(
+                f"the system's text is too long: {length:,} tokens with all that stands around an empty message, and "
+                f"the model sees {self._window:,}",
+                "say it in fewer words",
+            )
 
     def reset(self) -> None:
         """Forget all turns; the system's text stays."""

@@ -81,7 +81,7 @@ def _draft(loaded: Loaded, name: str) -> Any:
             f"id {place} is {one} there and {other} here",
             "train it on the same data with the same tokenizer settings; decoding=lookup needs no second run",
         )
-    return draft.task.to(next(loaded.task.parameters()).device)
+    return draft.task.to(loaded.task.device)
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:
