@@ -8,7 +8,16 @@ from functools import partial
 from typing import Any, Literal
 
 from llmcli.decoding.alignment import Aligned, align
-from llmcli.decoding.base import BoundModel, Emitted, GeneratingModel, Hypothesis, Search, SourceModel, Strategy
+from llmcli.decoding.base import (
+    BoundModel,
+    Drafting,
+    Emitted,
+    GeneratingModel,
+    Hypothesis,
+    Search,
+    SourceModel,
+    Strategy,
+)
 from llmcli.decoding.constrained import Constrained, Constraint
 from llmcli.decoding.loop import kept_tokens
 from llmcli.decoding.sample import row_seeds
@@ -40,7 +49,8 @@ class Generation:
     completed a stop string last. logprobs: natural log of the model's own probability of each.
     prompt_dropped: tokens at the start of the prompt that the model never saw, because the prompt is longer
     than its window. n_best: of a search what it found, best first, the first being this row's own text. alignment: of
-    a text made of a source, where asked for, what each of `ids` looked at most.
+    a text made of a source, where asked for, what each of `ids` looked at most. steps: of the model in which `ids` were
+    chosen, fewer than there are where some were guessed ahead; 0 of a search.
     """
 
     prompt: str | Sequence[int]
@@ -51,6 +61,7 @@ class Generation:
     prompt_dropped: int
     n_best: Sequence[Found] = ()
     alignment: Sequence[Aligned] = ()
+    steps: int = 0
 
 
 def generate(
@@ -102,6 +113,10 @@ def generate(
         model.check_sources([[0] if skip_blank and not ids else ids for ids in each])
     elif prefix:
         raise InputError("prefix is for runs that turn one text into another", "here the prompt itself can end with it")
+    if constraint is not None and isinstance(strategy, Drafting):
+        raise InputError(
+            "a constraint is kept to token by token, so that nothing can be guessed ahead", "decoding=sample or greedy"
+        )
     if prefix and constraint is not None:
         raise InputError("prefix and constraint exclude each other", "a constraint.pattern can say how a text begins")
     forced = encode_prompt(tokenizer, prefix, unknown)
@@ -145,6 +160,7 @@ def generate(
             finish_reason=row.reason or ("length" if row.ids else "end"),
             prompt_dropped=dropped[number],
             n_best=n_best[number],
+            steps=row.steps,
         )
         for number, row in enumerate(rows)
     ]
@@ -170,16 +186,18 @@ class Row:
     ) -> None:
         self.ids: list[int] = []
         self.logprobs: list[float] = []
+        self.steps = 0
         self.text = ""
         self.reason: FinishReason | None = None  # None: it goes on, or was cut off
         self._stream, self._end_ids, self._show = TextStream(tokenizer, stop), end_ids, show
         for index in forced:
             self._add(self._stream.push(index))
 
-    def take(self, index: int, logprob: float) -> None:
-        """One more id, unless the row has ended."""
+    def take(self, index: int, logprob: float, steps: int = 0) -> None:
+        """One more id, chosen in so many steps more of the model, unless the row has ended."""
         if self.reason is not None:
             return
+        self.steps += steps
         self.ids.append(index)
         self.logprobs.append(logprob)
         if index in self._end_ids:
@@ -240,7 +258,7 @@ def _follow(steps: Iterator[Emitted], rows: Sequence[Row]) -> None:
     for emitted in steps:
         for row, index, logprob in zip(rows, emitted.ids, emitted.logprobs, strict=True):
             if index is not None:
-                row.take(index, logprob)
+                row.take(index, logprob, emitted.steps)
         if all(row.reason is not None for row in rows):
             break
     for row in rows:
