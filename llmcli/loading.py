@@ -10,6 +10,8 @@ from llmcli.errors import InputError
 from llmcli.inference import fuse, prepare_for_generation
 from llmcli.layers.quantised import Bits
 from llmcli.mistakes import did_you_mean, nearest
+from llmcli.models.base import Backbone
+from llmcli.precision import generation_precision
 from llmcli.quantise import quantise
 from llmcli.tasks.base import Task
 
@@ -27,26 +29,36 @@ def precision_of(value: object) -> Precision:
     raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {value}", meant)
 
 
-def prepare(task: Task, precision: Precision, device: torch.device | str) -> str:
+def prepare(task: Task, precision: Precision, device: torch.device | str, *, generating: bool = False) -> str:
     """Move a task to its device and give its weights their precision, in place and one way -> what became of them.
 
-    auto: as they are. int8, int4: the matrices (`llmcli.quantise`); what else there is, with the state that decoding
-    keeps, is bfloat16 where the device multiplies in it.
+    auto: as they are; generating, what `generation_precision` says. int8, int4: the matrices (`llmcli.quantise`); what
+    else there is, with the state that decoding keeps, is bfloat16 where the device multiplies in it.
     """
     device = torch.device(device)
     task.to(device)
-    if precision == "bf16":
-        prepare_for_generation(task, torch.bfloat16)
-    elif precision == "32":
-        prepare_for_generation(task, torch.float32)
-    elif precision != "auto":
-        fuse(task)
-        report = quantise(task, bits=_BITS[precision])
-        task.requires_grad_(False)
-        if _multiplies_bf16(device):
-            task.to(torch.bfloat16)
-        return str(report)
-    return ""
+    if precision == "auto":
+        return _as_is_fastest(task, device) if generating else ""
+    if precision in ("32", "bf16"):
+        prepare_for_generation(task, torch.float32 if precision == "32" else torch.bfloat16)
+        return ""
+    fuse(task)
+    report = quantise(task, bits=_BITS[precision])
+    task.requires_grad_(False)
+    if _multiplies_bf16(device):
+        task.to(torch.bfloat16)
+    return str(report)
+
+
+def _as_is_fastest(task: Task, device: torch.device) -> str:
+    model = getattr(task, "model", None)
+    if not isinstance(model, Backbone):
+        return ""
+    dtype, why = generation_precision(device=device.type, kind=model.kind, width=model.d_model)
+    if dtype == torch.float32:
+        return ""
+    prepare_for_generation(task, dtype)
+    return f"bfloat16 ({why})"
 
 
 def _multiplies_bf16(device: torch.device) -> bool:

@@ -48,7 +48,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     loaded = checkpoint.load(path)
     _check_converses(loaded, str(cfg.ckpt or path))
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
-    if said := prepare(loaded.task, precision, kind):
+    if said := prepare(loaded.task, precision, kind, generating=True):
         ui.say("precision", said)
     dialogue = Dialogue(
         loaded.task,

@@ -54,7 +54,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             _offers(loaded.task, cfg.ckpt or path),
         )
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
-    if said := prepare(loaded.task, precision, kind):
+    if said := prepare(loaded.task, precision, kind, generating=True):
         ui.say("precision", said)
 
     sources = hasattr(loaded.task, "bind")  # what comes out stands for itself and continues nothing
