@@ -185,6 +185,16 @@ def test_bytes_of_prepared_weights_are_what_lies_in_memory(parts_of, precision, 
     assert expected <= found <= 1.05 * expected + tables
 
 
+def test_hidden_tokens_alone_go_through_the_head_of_a_masked_model(parts_of):
+    parts = parts_of("task=masked_lm", "model=bert", *TINY)
+    watch = measuring.Stopwatch("cpu", torch.device("cpu"))
+    found = training.measure(parts, watch, rounds=1, steps=1)
+    head, other = flops.matmul_weights(parts.task)
+    attention = 12 * 1 * 16 * 16 * 32  # layers, context, width, tokens
+    targets = (found["flop_per_step"] - attention - 6 * other * 32) / (6 * head)
+    assert targets == int(targets) and 1 <= targets < 16
+
+
 def test_transformers_has_the_same_shape(parts_of):
     narrow = ["model.n_kv_heads=1", "model.activation=swiglu", "model.d_ff=24", "model.qk_norm=false"]
     task = parts_of("model=transformer", *TINY, "model.ngram_rows=[]", "model.tie_embeddings=true", *narrow).task
@@ -314,7 +324,10 @@ def test_the_tables(llm):
         ("model.d_model=30 model.n_heads=4", "model.d_model (30) must be divisible by model.n_heads (4)"),
         ("model=textcnn", "cannot be trained with task=language_modeling"),
         ("model=textcnn task=classification data=python_topics", "measures what learns from running text"),
-        ("decoding=beam what=[generate]", "a search gives its tokens at the end"),
+        ("decoding=beam", "a search gives its tokens at the end"),
+        ("precision=int5", "precision must be one of auto, 32, bf16, int8, int4, not int5"),
+        ("model=gpt2 compare=[transformers]", "knows the shape of model=transformer, not of GPT2"),
+        ("task=masked_lm model=bert what=[generate]", "task=masked_lm does not continue a text"),
     ],
 )
 def test_what_is_wrong_is_said(llm, words, message):

@@ -94,19 +94,23 @@ def _autocast(shared: Fitted) -> AbstractContextManager[Any]:
     return torch.autocast(shared.device.type, DTYPES[OF_PRECISION[precision]])
 
 
-def llama(model: Any) -> Any:
-    """A transformers LlamaForCausalLM of random weights with the layers, widths, heads and vocabulary of a model.
-
-    Its feed-forward has three matrices: where ours has two they are two thirds as wide, the same number of weights.
-    model: as it was built, not yet fused or packed. Raises InputError for one that is no such decoder, and where
-    transformers is missing.
-    """
-    transformers = require("transformers", extra="dev", purpose="compare=[transformers]")
+def check(model: Any) -> None:
+    """Raises InputError for a model whose shape no Llama has."""
     if not isinstance(model, Transformer):
         raise InputError(
             f"compare=[transformers] knows the shape of model=transformer, not of {type(model).__name__}",
             "compare=[bare] works with every model",
         )
+
+
+def llama(model: Any) -> Any:
+    """A transformers LlamaForCausalLM of random weights with the layers, widths, heads and vocabulary of a model.
+
+    Its feed-forward has three matrices: where ours has two they are two thirds as wide, the same number of weights.
+    model: as it was built, not yet fused or packed. Raises InputError where transformers is missing, and as `check`.
+    """
+    transformers = require("transformers", extra="dev", purpose="compare=[transformers]")
+    check(model)
     block = cast(Block, model.blocks[0])
     d_ff = block.down.in_features
     config = transformers.LlamaConfig(

@@ -92,17 +92,23 @@ def measure(
         **{side: partial(block, count) for side, block in others.items()},
         "ceiling": lambda: ceilings.matmul(name, device, watch),
     }
-    times = in_turns(sides, rounds)
-    return _figures(parts, times, split) | {
-        "steps": count,
-        "matmul_dtype": name,
-        **memory,
-    }
+    figures = _figures(parts.tokens_per_step, _operations(shared), in_turns(sides, rounds), split)
+    return {**figures, "steps": count, "matmul_dtype": name, **memory}
 
 
-def _figures(parts: Parts, times: Mapping[str, list[float]], split: list[dict[str, float]]) -> dict[str, Any]:
-    tokens = parts.tokens_per_step
-    work = flops.of_step(parts.task, tokens=tokens, targets=tokens, seq_len=int(parts.config.batch.seq_len))
+@torch.no_grad()
+def _operations(shared: Fitted) -> float:
+    """Of a step: what its tokens cost, of which not every one may be predicted."""
+    parts = shared.parts
+    targets = shared.task._step(next(shared.batches()), "train").n * parts.settings.accumulate
+    tokens, seq_len = parts.tokens_per_step, int(parts.config.batch.seq_len)
+    return flops.of_step(parts.task, tokens=tokens, targets=targets, seq_len=seq_len)
+
+
+def _figures(
+    tokens: int, work: float, times: Mapping[str, list[float]], split: list[dict[str, float]]
+) -> dict[str, Any]:
+    """tokens, work: of a step, the latter in floating-point operations."""
     whole, ceiling = times["llm"], times["ceiling"]
     parted = {name: [each[name] for each in split] for name in PARTS}
     parted["overhead"] = [a - sum(each.values()) for a, each in zip(whole, split, strict=True)]

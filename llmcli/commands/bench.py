@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -57,10 +58,8 @@ def _model(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Ceilings, training and generation of the model of the config, on random tokens."""
     import torch
 
-    from llmcli import loading
     from llmcli.bench import beside, ceilings, measuring, synthetic, training
 
-    loading.precision_of(cfg.precision)
     parts = synthetic.parts(cfg, configs.launch().choices, folder, vocab_size=cfg.vocab_size)
     device = torch.device(parts.device)
     _check_clock(cfg, device)
@@ -71,7 +70,9 @@ def _model(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     result["parameters"] = weights
     ui.say("model", f"{parts.choices.get('model')}, {weights:,} parameters, {parts.tokens_per_step:,} tokens a step")
     ui.say("precision", parts.precision.reason)
-    lengths = _lengths(cfg, parts) if "generate" in cfg.what else (0, 0)
+    if "transformers" in cfg.compare:
+        beside.check(getattr(parts.task, "model", None))
+    generate = _generation(cfg, parts, watch) if "generate" in cfg.what else None
     if "train" in cfg.what:
         ui.note(f"training: {cfg.rounds} rounds")
         result["train"] = training.measure(
@@ -84,46 +85,38 @@ def _model(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     # after training, so that its tensors do not stand in training's peak
     measured = [ceilings.measure(device, watch) for _ in range(cfg.rounds)]
     result["ceilings"] = {name: measuring.Spread.of([each[name] for each in measured]).plain() for name in measured[0]}
-    if "generate" in cfg.what:
+    if generate is not None:
         ui.note(f"generation: batches of {', '.join(map(str, cfg.batch_sizes))}")
-        result["generate"] = _generate(cfg, parts, watch, *lengths)
+        result["generate"] = generate()
     return result
 
 
-def _lengths(cfg: DictConfig, parts: Parts) -> tuple[int, int]:
-    from llmcli.bench import generation
-
-    if not hasattr(parts.task, "step"):
-        raise InputError(f"{type(parts.task).__name__} does not generate text", "what=[train]")
-    return generation.lengths(cast(Any, parts.task).max_seq_len, cfg.prompt_tokens, cfg.new_tokens)
-
-
-def _generate(cfg: DictConfig, parts: Parts, watch: Stopwatch, prompt: int, new: int) -> dict[str, Any]:
+def _generation(cfg: DictConfig, parts: Parts, watch: Stopwatch) -> Callable[[], dict[str, Any]]:
+    """What measures generation, after training: what cannot be measured is refused before. Raises InputError."""
     from llmcli import loading
     from llmcli.bench import beside, generation
     from llmcli.decoding.base import Search
 
-    strategy = parts.strategy
+    task, strategy = cast(Any, parts.task), parts.strategy
+    precision = loading.precision_of(cfg.precision)
+    if not hasattr(task, "step"):
+        raise InputError(f"task={parts.choices.get('task')} does not continue a text", "what=[train]")
+    prompt, new = generation.lengths(task.max_seq_len, cfg.prompt_tokens, cfg.new_tokens)
     if not any(each.startswith("decoding") for each in configs.launch().overrides):
         strategy = configs.build(configs.compose("train", ["decoding=greedy"]).decoding)
     if isinstance(strategy, Search):
         raise InputError("a search gives its tokens at the end, where none can be timed", "decoding=greedy or sample")
-    task = cast(Any, parts.task.eval())
-    reference = beside.llama(task.model) if "transformers" in cfg.compare else None
-    loading.prepare(task, loading.precision_of(cfg.precision), parts.device)  # one way: nothing is trained after it
-    others: dict[str, generation.Beside] = {}
-    if reference is not None:
-        others["transformers"] = beside.generating(reference.to(task.device, generation.dtype(task)), watch)
-    return generation.measure(
-        task,
-        strategy,
-        watch,
-        batch_sizes=cfg.batch_sizes,
-        prompt=prompt,
-        new=new,
-        rounds=cfg.rounds,
-        beside=others,
-    ) | {"precision": str(cfg.precision)}
+
+    def measure() -> dict[str, Any]:
+        reference = beside.llama(task.model) if "transformers" in cfg.compare else None
+        loading.prepare(task.eval(), precision, parts.device)  # one way: nothing is trained after it
+        others: dict[str, generation.Beside] = {}
+        if reference is not None:
+            others["transformers"] = beside.generating(reference.to(task.device, generation.dtype(task)), watch)
+        how: dict[str, Any] = {"batch_sizes": cfg.batch_sizes, "prompt": prompt, "new": new, "rounds": cfg.rounds}
+        return generation.measure(task, strategy, watch, **how, beside=others) | {"precision": precision}
+
+    return measure
 
 
 def _prepare(cfg: DictConfig) -> dict[str, Any]:
