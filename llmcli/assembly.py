@@ -151,6 +151,8 @@ def build(
     augment = configs.build(cfg.augment, trusted=trusted) if cfg.get("augment") else {}
     data = batches(cfg, prepared, task, trusted=trusted, accumulate=settings.accumulate, augment=augment)
     data.eval_loader("val")  # refuses a split with nothing to score before there is a run folder
+    if task.single_pass:
+        cast(Any, task).check(data)
     per_epoch, per_batch = int(data.batches_per_epoch(ranks)), int(data.tokens_per_batch)
     budget = Budget.of(settings, batches_per_epoch=per_epoch, tokens_per_batch=per_batch, ranks=ranks)
     if task.single_pass:

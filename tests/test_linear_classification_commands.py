@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,6 +102,7 @@ def test_mistakes(llm, reviews, changes, message):
     refused = llm("train", *reviews, *changes)
     assert refused.code == 2, refused.err
     assert message in refused.err and ("tfidf" in refused.err or "min_texts" in refused.err)
+    assert not Path("runs").exists()
 
 
 def test_there_is_nothing_to_go_on_with_or_to_begin_with(llm, reviews, tmp_path):

@@ -89,6 +89,14 @@ class Tfidf(GrownBuffers):
         several: any number of classes may hold at once. scaled: find the scale too, which takes `FOLDS` times as long.
         Raises InputError where the texts have no terms.
         """
+        self.count(texts)
+        features = self._features(texts)
+        self._keep(scale=self._best_scale(features, held, several) if scaled else 1.0)
+        weight, bias = self._machines(features, held)
+        self._keep(weight=weight, bias=bias)
+
+    def count(self, texts: Texts) -> None:
+        """Choose the terms by the texts (N, P), and how much each counts. Raises InputError where there are none."""
         flat = [text[: self.max_characters] for example in texts for text in example]
         self._keep(by_characters=self.units == "characters" or (self.units == "auto" and _unspaced(flat)))
         self._counter = self._new_counter(min_df=self.min_texts)
@@ -106,10 +114,6 @@ class Tfidf(GrownBuffers):
             ends=np.cumsum([len(term) for term in terms]),
             idf=np.log((1 + len(flat)) / (1 + having)) + 1,
         )
-        features = self._features(texts)
-        self._keep(scale=self._best_scale(features, held, several) if scaled else 1.0)
-        weight, bias = self._machines(features, held)
-        self._keep(weight=weight, bias=bias)
 
     def forward(self, texts: Texts) -> Tensor:
         """Texts (N, P) -> logits (N, C): above 0 a class is more probable than not, and the largest is the best."""

@@ -59,6 +59,9 @@ class LinearClassification(SinglePass):
     def encoder(self, tokenizer: Tokenizer) -> TextEncoder:
         return TextEncoder(classes=self.classes, pad_id=tokenizer.pad_id or 0)
 
+    def check(self, data: Any) -> None:
+        self.model.count([texts for batch in data.first_epoch() for texts in batch["texts"]])
+
     def fit(self, data: Any) -> int:
         texts: list[tuple[str, ...]] = []
         labels, tokens = [], 0

@@ -18,6 +18,10 @@ class SinglePass(Task):
     def fit(self, data: Any) -> int:
         """Fit the model to the training split of the data module; returns how many tokens that were."""
 
+    def check(self, data: Any) -> None:
+        """Raises InputError where the model cannot be fitted to that split; asked before there is a run folder."""
+        return None
+
     def configure_optimizers(self) -> None:
         return None
 
