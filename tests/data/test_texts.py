@@ -12,7 +12,7 @@ from llmcli.errors import InputError
 from llmcli.tokenizers.byte import train as train_bytes
 
 
-class Listed(DealtRecords):
+class Kept(DealtRecords):
     """Records from lists."""
 
     def __init__(self, record, **splits):
@@ -35,7 +35,7 @@ class Listed(DealtRecords):
 
 
 def test_each_text_is_a_document_of_its_split(tmp_path):
-    source = Listed(
+    source = Kept(
         LabeledPair, train=[LabeledPair("a man sleeps", "he is awake", ("no",))], val=[LabeledPair("x", "y", ("yes",))]
     )
     prepared = prepare(TextsOf(source), tokenizer=train_bytes, tokenizer_key={}, cache_dir=tmp_path, workers=1)
@@ -48,10 +48,10 @@ def test_each_text_is_a_document_of_its_split(tmp_path):
 
 
 def test_what_they_follow_from_is_what_the_examples_do_and_that_they_are_texts():
-    one, other = (Listed(LabeledText, train=[LabeledText(text, ("a",))]) for text in ("x", "y"))
+    one, other = (Kept(LabeledText, train=[LabeledText(text, ("a",))]) for text in ("x", "y"))
     assert TextsOf(one).fingerprint() not in (TextsOf(other).fingerprint(), one.fingerprint())
 
 
 def test_texts_that_do_not_stand_for_themselves_are_refused():
     with pytest.raises(InputError, match=r"of LabeledText and LabeledPair records; this is TextPair"):
-        TextsOf(Listed(TextPair, train=[]))
+        TextsOf(Kept(TextPair, train=[]))

@@ -15,7 +15,7 @@ from llmcli.data.translated import with_reworded, with_synthetic_pairs
 from llmcli.errors import InputError
 
 
-class Listed(DealtRecords):
+class Held(DealtRecords):
     def __init__(self, record, **splits):
         settings = {"val_fraction": 0.0, "test_fraction": 0.0, "stratify": False, "seed": 0}
         super().__init__(**settings, flaws="error", unseen_labels="error")
@@ -52,7 +52,7 @@ def texts(n):
 
 
 def test_train_has_its_own_examples_and_then_each_in_other_words():
-    source = Listed(LabeledText, train=texts(2), val=texts(1))
+    source = Held(LabeledText, train=texts(2), val=texts(1))
     both = with_reworded(source, there=shout, back=tail, key=["a", "b"])
     both.obtain(silent)
     assert list(both.records("train")) == [*texts(2), LabeledText("TEXT 0!", ("0",)), LabeledText("TEXT 1!", ("1",))]
@@ -67,7 +67,7 @@ def test_it_is_made_once_for_the_same_data_and_runs():
         return shout(texts)
 
     for key in (["a", "b"], ["a", "b"], ["a", "c"]):
-        with_reworded(Listed(LabeledText, train=texts(3)), there=counted, back=tail, key=key).obtain(silent)
+        with_reworded(Held(LabeledText, train=texts(3)), there=counted, back=tail, key=key).obtain(silent)
     assert calls == [3, 3]  # the second time another run
 
 
@@ -81,7 +81,7 @@ def test_what_was_stopped_goes_on_where_it_was(monkeypatch):
             raise KeyboardInterrupt
         return shout(texts)
 
-    source = Listed(LabeledText, train=texts(5))
+    source = Held(LabeledText, train=texts(5))
     with pytest.raises(KeyboardInterrupt):
         with_reworded(source, there=stopped, back=tail, key=["a", "b"]).obtain(silent)
     again = with_reworded(source, there=stopped, back=tail, key=["a", "b"])
@@ -95,7 +95,7 @@ def test_what_was_stopped_goes_on_where_it_was(monkeypatch):
 
 def test_sources_for_the_lines_of_a_file(tmp_path):
     (tmp_path / "targets.txt").write_text("big dog\n\n small cat \n", encoding="utf-8")
-    own = Listed(TextPair, train=[TextPair("a", "b")])
+    own = Held(TextPair, train=[TextPair("a", "b")])
     both = with_synthetic_pairs(own, targets=tmp_path / "targets.txt", translate=shout, key="run")
     both.obtain(silent)
     assert list(both.records("train")) == [
@@ -112,9 +112,9 @@ def test_sources_for_the_lines_of_a_file(tmp_path):
 
 def test_what_cannot_be_done_is_said(tmp_path):
     with pytest.raises(InputError, match=r"pairs of texts; this is LabeledText"):
-        with_synthetic_pairs(Listed(LabeledText, train=[]), targets=tmp_path, translate=shout, key="run")
+        with_synthetic_pairs(Held(LabeledText, train=[]), targets=tmp_path, translate=shout, key="run")
     with pytest.raises(InputError, match=r"there is no file"):
-        with_synthetic_pairs(Listed(TextPair, train=[]), targets=tmp_path / "no", translate=shout, key="run")
+        with_synthetic_pairs(Held(TextPair, train=[]), targets=tmp_path / "no", translate=shout, key="run")
 
 
 WORDS = ["".join(letters) for letters in permutations("abcd")][:20]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from toy import penalties
 
-from llmcli import decoded
+from llmcli import attention_maps, decoded
 from llmcli.config import build
 from llmcli.decoded import decode
 from llmcli.decoding.alignment import attention
@@ -186,3 +187,18 @@ def test_what_is_drawn_for_an_example_follows_from_its_number(task, monkeypatch)
     monkeypatch.setattr(decoded, "AT_ONCE", 2)
     assert decode(task, CHARS, examples, strategy=SAMPLE, max_new_tokens=14) == together
     assert together[2] == "" and len({together[number] for number in (0, 1, 3, 5)}) > 2
+
+
+def test_every_encoder_decoder_draws_where_it_looked(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(attention_maps, "draw_attention", lambda path, looked: drawn.extend(looked) or True)
+    drawn = []
+    loaded = SimpleNamespace(task=task, tokenizer=CHARS, path=tmp_path)
+    pairs = [("abc", "12"), ("h", "012")]
+    sources, targets = zip(*((CHARS.encode(source), CHARS.encode(target)) for source, target in pairs), strict=True)
+    page, _ = attention_maps.write_attention(tmp_path / "map.html", loaded, sources, targets)
+    assert page.stat().st_size > 1000
+    for (source, target), each in zip(pairs, drawn, strict=True):
+        assert (list(each.source), list(each.target)) == ([*source, "end"], list(target))
+        mean = torch.tensor(each.mean)
+        assert mean.shape == (len(target), len(source) + 1)
+        assert mean.sum(1).tolist() == pytest.approx([1.0] * len(target), abs=1e-4)
