@@ -6,6 +6,7 @@ Shapes: L layers, H heads of each, T target pieces, S source pieces.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ _CELL, _PIECE = 22, 13  # sizes in the page: of a cell, characters of a piece
 _SMALL = 5, 72  # of a cell in a small map at least, and of all of it where that is more
 _SHADES = 12
 _LEAST = 0.5 / _SHADES  # of what is less no cell is drawn
+_HAN = re.compile("[\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 # where there are Chinese characters, matplotlib takes the first of these that is installed
 _FONTS = (
     "Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Microsoft YaHei", "SimHei",
@@ -139,8 +141,11 @@ def _width(piece: str) -> int:
     return sum(1 if each < "\u2e80" else 2 for each in piece)
 
 
-def draw_attention(path: Path, found: Sequence[Looked]) -> None:
-    """Write the mean over all heads of each text, one below the other, as a PNG."""
+def draw_attention(path: Path, found: Sequence[Looked]) -> bool:
+    """Write the mean over all heads of each text, one below the other, as a PNG.
+
+    False where there are Chinese characters and no font that matplotlib knows has them: nothing is written then.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -149,6 +154,8 @@ def draw_attention(path: Path, found: Sequence[Looked]) -> None:
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
     fonts = ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+    if len(fonts) == 1 and any(_HAN.search(piece) for looked in found for piece in (*looked.source, *looked.target)):
+        return False
     columns = max(len(looked.source) for looked in found)
     rows = [max(1, len(looked.target)) for looked in found]
     with mpl.rc_context({"font.family": fonts}), warnings.catch_warnings():
@@ -167,6 +174,7 @@ def draw_attention(path: Path, found: Sequence[Looked]) -> None:
             files.write_atomic(path, lambda file: figure.savefig(file, format="png"))
         finally:
             plt.close(figure)
+    return True
 
 
 def _plain(piece: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib import font_manager
 from test_page import EVIL, check
 
 from llmcli.report.attention import Looked, attention_page, draw_attention
@@ -43,5 +45,15 @@ def test_a_page_of_any_text_is_whole():
 
 def test_the_picture_is_a_png_whatever_the_pieces(tmp_path):
     path = tmp_path / "map.png"
-    draw_attention(path, [looked(["男", "$x$", "_y", "end"], ["a" * 40, "<eos>"]), looked(["a", "end"], [])])
+    assert draw_attention(path, [looked(["é", "$x$", "_y", "end"], ["a" * 40, "<eos>"]), looked(["a", "end"], [])])
     assert path.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [path]
+
+
+def test_chinese_is_drawn_where_a_font_has_it_and_else_not_at_all(tmp_path, monkeypatch):
+    path, found = tmp_path / "map.png", [looked(["a", "end"], ["x"]), looked(["a", "end"], ["男人"])]
+    latin = [font for font in font_manager.fontManager.ttflist if font.name == "DejaVu Sans"]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", latin)
+    assert not draw_attention(path, found) and not path.exists()
+    chinese = replace(latin[0], name="SimHei")
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*latin, chinese])
+    assert draw_attention(path, found) and path.read_bytes().startswith(b"\x89PNG")
