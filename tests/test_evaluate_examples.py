@@ -331,3 +331,22 @@ def test_questions_about_one_context_are_drawn_together(contexts, wide):
     assert (low, high) == (0.0, 1.0) if wide else 0.3 < low < high < 0.7
     spread = answers.against(answers, 100)["accuracy"]
     assert (spread["low"], spread["high"]) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("option", "message", "hint"),
+    [
+        ("decoding=beam", "decoding= says how texts are made that are scored;", "leave out decoding="),
+        ("decoding.beams=3", "decoding= says how texts are made that are scored;", "leave out decoding="),
+        ("max_new_tokens=5", "is a Classification run, whose figures come from no such texts", "out max_new_tokens="),
+        ("samples=5", "samples= are codes that a VAE draws;", "leave out samples="),
+    ],
+)
+def test_options_that_the_run_has_no_use_for(llm, run, option, message, hint):
+    refused = llm("eval", f"ckpt={run}", option)
+    assert refused.code == 2 and message in refused.err and hint in refused.err
+
+
+def test_a_language_model_is_scored_without_writing_anything(llm, trained):
+    refused = llm("eval", f"ckpt={trained}", "max_new_tokens=5")
+    assert refused.code == 2 and "leave out max_new_tokens=; llm generate writes texts with it" in refused.err

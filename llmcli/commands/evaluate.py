@@ -42,6 +42,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     if cfg.ckpt in (None, "latest"):
         ui.say("run", str(path))
     loaded = checkpoint.load(path)
+    _check_used(loaded.task, path, cfg)
     strategy = None if cfg.get("decoding") is None else strategy_of(loaded, cfg.decoding)
     began = time.monotonic()
     lists = {kind: texts.get(kind, []) for kind in ("similarity", "analogies")}
@@ -73,6 +74,26 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             ui.table(_word_rows(words), ("list", "figure", "value", "covered"), right=(2, 3), stdout=True)
         _show_all(figures)
     return 0
+
+
+def _check_used(task: Any, path: Path, cfg: DictConfig) -> None:
+    """Refuse what the user asked of the texts or codes of a run that has none."""
+    from llmcli.decoding.codes import CodeModel
+
+    typed = configs.launch().sets
+    of_texts = ["decoding"] if cfg.get("decoding") is not None else []
+    of_texts += ["max_new_tokens"] if typed("max_new_tokens") else []
+    if of_texts and not hasattr(task, "bind"):
+        raise InputError(
+            f"{of_texts[0]}= says how texts are made that are scored; {path} is a {type(task).__name__} run, "
+            "whose figures come from no such texts",
+            f"leave out {of_texts[0]}=" + ("; llm generate writes texts with it" if task.generates else ""),
+        )
+    if typed("samples") and not isinstance(task, CodeModel):
+        raise InputError(
+            f"samples= are codes that a VAE draws; {path} is a {type(task).__name__} run, which has none",
+            "leave out samples=",
+        )
 
 
 def _show_all(figures: Mapping[str, Any]) -> None:
