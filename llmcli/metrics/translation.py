@@ -55,7 +55,9 @@ class Bleu(Sacrebleu):
 
     def __init__(self, tokenize: str, *, sentences: bool = False) -> None:
         self.tokenize = tokenize
-        super().__init__(BLEU(tokenize=tokenize, lowercase=self.lowercase, effective_order=sentences), size=10)
+        # force: what a run writes is not to be called tokenized because of how its sentences end
+        scorer = BLEU(tokenize=tokenize, lowercase=self.lowercase, effective_order=sentences, force=True)
+        super().__init__(scorer, size=10)
 
     def tokens(self, text: str) -> list[str]:
         """The words that it counts."""

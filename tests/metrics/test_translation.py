@@ -45,6 +45,13 @@ def test_the_figures_are_those_of_sacrebleu():
     assert (perfect["bleu"], perfect["chrf"], perfect["ter"]) == (pytest.approx(100), pytest.approx(100), 0)
 
 
+def test_sentences_that_end_in_a_lone_full_stop_are_no_reason_to_warn(caplog):
+    texts = ["the cat sleeps ."] * 101
+    with caplog.at_level("WARNING"):
+        scores(texts, texts)
+    assert caplog.records == []
+
+
 @settings(max_examples=40)
 @given(pairs=st.lists(st.tuples(WORDS, WORDS.filter(str.strip)), min_size=1, max_size=6))
 def test_the_figures_are_those_of_sacrebleu_whatever_the_texts(pairs):
