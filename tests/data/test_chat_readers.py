@@ -95,6 +95,13 @@ def test_what_is_no_conversation(read, given_object, what):
     assert flaw.what.startswith(what)
 
 
+def test_a_file_of_another_kind_is_told_what_is_wanted_not_to_be_left_out(read):
+    (flaw,) = read({"text": "Hi"})
+    assert flaw.error().hint.startswith('wanted is {"messages": [{"role": "user", "content": ...}, ...]}')
+    (flaw,) = read({"messages": []})
+    assert flaw.error().hint == "data.flaws=skip leaves such records out"
+
+
 def test_one_shape_can_be_demanded(read):
     (flaw,) = read(openai(("user", "Hi"), ("assistant", "Hello")), reader=ChatRows(shape="sharegpt", **ROWS))
     assert flaw.what.startswith('there is no column "conversations"')

@@ -62,7 +62,10 @@ def shape_of(row: Row) -> str:
     if "instruction" in row.values:
         return _ALPACA
     keys = ", ".join(row.values) or "none"
-    raise InputError(f"no conversation: none of messages, conversations, instruction among the keys {keys}")
+    raise InputError(
+        f"no conversation: none of messages, conversations, instruction among the keys {keys}",
+        'wanted is {"messages": [{"role": "user", "content": ...}, ...]}, or how ShareGPT or Alpaca write it',
+    )
 
 
 def turns(row: Row, shape: str) -> list[Turn]:
