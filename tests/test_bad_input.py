@@ -60,7 +60,7 @@ def test_a_missing_file_and_a_missing_path(train, llm, tmp_path):
 
 def test_an_empty_corpus(train, tmp_path):
     (tmp_path / "empty.txt").write_text("", encoding="utf-8")
-    refused(train("data.path=empty.txt"), "there is no text: every file is empty")
+    refused(train("data.path=empty.txt"), "there is no text in empty.txt: every file is empty")
 
 
 def test_too_few_documents_to_deal_out(train, tmp_path):
