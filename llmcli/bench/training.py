@@ -55,7 +55,7 @@ class Fitted:
         """Training batches on the device, epoch after epoch."""
         while True:
             for batch in self.parts.data.train_dataloader():
-                yield move_data_to_device(batch, self.device)
+                yield batch if self.device.type == "cpu" else move_data_to_device(batch, self.device)
 
 
 def measure(
