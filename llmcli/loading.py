@@ -12,7 +12,7 @@ from llmcli.layers.quantised import Bits
 from llmcli.mistakes import did_you_mean, nearest
 from llmcli.models.base import Backbone
 from llmcli.precision import generation_precision
-from llmcli.quantise import quantise
+from llmcli.quantise import quantise, storage_bytes
 from llmcli.tasks.base import Task
 
 Precision = Literal["auto", "32", "bf16", "int8", "int4"]
@@ -47,6 +47,7 @@ def prepare(task: Task, precision: Precision, device: torch.device | str, *, gen
     task.requires_grad_(False)
     if _multiplies_bf16(device):
         task.to(torch.bfloat16)
+    report.after = storage_bytes(task)
     return str(report)
 
 

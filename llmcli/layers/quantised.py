@@ -37,7 +37,8 @@ class QuantisedLinear(nn.Module, ABC):
     """
 
     bits: Bits
-    packed_rows: int  # up to so many rows the packed kernel takes less time than making the weight bfloat16 first
+    packed_rows: int  # up to so many rows the kernel takes less time than making the weight bfloat16 first
+    most_rows: int  # that go to the kernel of the device of this layer; 0 where it has none
 
     def __init__(self, *, in_features: int, out_features: int, bias: Tensor | None) -> None:
         super().__init__()
@@ -57,15 +58,11 @@ class QuantisedLinear(nn.Module, ABC):
     def _product(self, x: Tensor) -> Tensor:
         """x (M, K) bfloat16 -> x W^T (M, N) by the kernel for few rows."""
 
-    @abstractmethod
-    def _has_kernel(self, rows: int) -> bool:
-        """Whether there is a kernel for so many rows, on the device of this layer, which is the fastest way."""
-
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (x.requires_grad or self.training):
             raise RuntimeError("a quantised layer cannot be trained: it is made of a trained one, to be used")
         rows = x.reshape(-1, self.in_features)
-        if self._has_kernel(len(rows)):
+        if 0 < rows.shape[0] <= self.most_rows:
             y = self._product(rows.to(torch.bfloat16))
         else:
             dtype = torch.bfloat16 if rows.device.type == "cpu" else x.dtype
@@ -100,6 +97,7 @@ class Int8Linear(QuantisedLinear):
         self.scale: Tensor
         self.register_buffer("q", q)
         self.register_buffer("scale", scale)
+        self.most_rows = self.packed_rows if q.device.type == "cpu" else 0
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Self:
@@ -122,9 +120,6 @@ class Int8Linear(QuantisedLinear):
     def device(self) -> torch.device:
         return self.q.device
 
-    def _has_kernel(self, rows: int) -> bool:
-        return self.q.device.type == "cpu" and 0 < rows <= self.packed_rows
-
 
 class Int4Linear(QuantisedLinear):
     """A weight of 4 bits in groups: `packed` holds q two to a byte, as the kernel of its device wants it.
@@ -145,6 +140,7 @@ class Int4Linear(QuantisedLinear):
         self.scales: Tensor
         self.register_buffer("packed", pack_int4(F.pad(q, (0, 0, 0, fill))))
         self.register_buffer("scales", scales.transpose(0, 1).contiguous())
+        self.most_rows = {"plain": 0, "unknown": 2**31}.get(layout_int4(q.device.type), self.packed_rows)
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, *, group_size: int) -> Self:
@@ -169,18 +165,14 @@ class Int4Linear(QuantisedLinear):
     def _product(self, x: Tensor) -> Tensor:
         y: Tensor
         if x.device.type == "cpu":
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self.packed, self.group_size, self.scales)
+            y = torch._weight_int4pack_mm_for_cpu(x, self.packed, self.group_size, self.scales)
         else:
-            y = torch.ops.aten._weight_int4pack_mm(x, self.packed, self.group_size, self.scales)
+            y = torch._weight_int4pack_mm(x, self.packed, self.group_size, self.scales)
         return y if y.shape[1] == self.out_features else y[:, : self.out_features]
 
     @property
     def device(self) -> torch.device:
         return self.packed.device
-
-    def _has_kernel(self, rows: int) -> bool:
-        layout = layout_int4(self.device.type)
-        return layout != "plain" and rows > 0 and (rows <= self.packed_rows or layout == "unknown")
 
 
 def fit_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
