@@ -33,7 +33,7 @@ class EarlyStopping(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        value = float(trainer.callback_metrics[str(pl_module.monitor)])
+        value = float(trainer.callback_metrics.get(str(pl_module.monitor), math.nan))  # nan: made of nothing
         if math.isfinite(value) and (self._best is None or self._gain(value, pl_module) > self._min_delta):
             self._best, self._waited = value, 0
             return
