@@ -35,6 +35,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli import checkpoint
     from llmcli.chat import Dialogue
     from llmcli.loading import precision_of, prepare
+    from llmcli.strategies import strategy_of
     from llmcli.trainer import accelerator_of, quiet_lightning
 
     quiet_lightning()
@@ -53,7 +54,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     dialogue = Dialogue(
         loaded.task,
         loaded.tokenizer,
-        strategy=configs.build(cfg.decoding),
+        strategy=strategy_of(loaded, cfg.decoding),
         max_new_tokens=int(cfg.max_new_tokens),
         seed=int(cfg.seed),
         system="\n".join(texts.get("system", [])) or None,

@@ -32,6 +32,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     import torch
 
     from llmcli import attention_maps, checkpoint
+    from llmcli.decoding.base import Drafting
     from llmcli.decoding.codes import CodeModel
     from llmcli.decoding.generate import generate
     from llmcli.loading import precision_of, prepare
@@ -53,6 +54,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             + (": its model reads in both directions" if both_ways else ""),
             _offers(loaded.task, cfg.ckpt or path),
         )
+    if hasattr(loaded.task, "template"):
+        ui.note(f"hint: llm chat ckpt={cfg.ckpt or path} talks with it")
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
     if said := prepare(loaded.task, precision, kind, generating=True):
         ui.say("precision", said)
@@ -99,13 +102,16 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         results = [replace(result, prompt="") for result in results]
     seconds = time.monotonic() - began
     tokens = sum(len(result.ids) for result in results)
+    # what guessing tokens ahead was worth; all else takes a step for each
+    steps = sum(result.steps for result in results) if isinstance(strategy, Drafting) else 0
+    per_step = {"tokens_per_step": round(tokens / steps, 3)} if steps else {}
     if streaming:
         if not begun:
             ui.begin_stream(prompts[0])
         ui.end_stream()
     elif as_json:
         plain = [_plain(result, loaded.tokenizer) for result in results]
-        ui.out_json({"results": plain, "seed": int(cfg.seed), "ckpt": str(path)})
+        ui.out_json({"results": plain, "seed": int(cfg.seed), "ckpt": str(path), **per_step})
     elif sources:
         for result in results:
             for text in [found.text for found in result.n_best] or [result.text]:
@@ -126,7 +132,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         ui.note(f"the first {dropped:,} tokens of the prompt were not read: it is longer than the model's context")
     if constraint is not None and (open_ended := sum(result.finish_reason == "length" for result in results)):
         ui.warn(f"{open_ended} of {len(results)} texts reached max_new_tokens before their rule let them end")
-    ui.note(f"{tokens} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s, seed {cfg.seed}")
+    guessed = "".join(f", {each:.1f} tokens per step of the model" for each in per_step.values())
+    ui.note(f"{tokens} tokens, {tokens / max(seconds, 1e-9):,.0f} tokens/s{guessed}, seed {cfg.seed}")
     return 0
 
 
