@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -100,8 +101,9 @@ def module(tmp_path, records=None, val=None, encode=None, trainer=None, **change
 class Rank:
     world_size = 2
 
-    def __init__(self, rank):
+    def __init__(self, rank, device="cpu"):
         self.global_rank = rank
+        self.strategy = SimpleNamespace(root_device=torch.device(device))
 
 
 def texts(loader):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -46,8 +48,9 @@ def test_one_stream_reads_the_text_from_end_to_end(prepared):
 class Rank:
     world_size = 2
 
-    def __init__(self, rank):
+    def __init__(self, rank, device="cpu"):
         self.global_rank = rank
+        self.strategy = SimpleNamespace(root_device=torch.device(device))
 
 
 @pytest.mark.parametrize("contiguous", [False, True])
@@ -196,3 +199,22 @@ def test_a_fit_that_is_stopped_and_resumed_equals_one_that_never_was(prepared, t
     after, _ = fit(40, tmp_path / "stopped.ckpt")
     assert before.seen + after.seen == whole.seen == list(range(40))
     assert torch.equal(after.logits.weight, whole.logits.weight)
+
+
+def test_batches_are_pinned_for_a_gpu_alone(prepared):
+    data = make(prepared(1000, 300))
+    assert not data.train_dataloader().pin
+    for device in ("cpu", "cuda"):
+        data.trainer = Rank(0, device)
+        assert data.train_dataloader().pin == data.eval_loader("val").pin == (device == "cuda")
+
+
+def test_the_document_of_each_token_is_for_models_that_can_keep_to_it(prepared):
+    split = prepared(1000, 300)
+    assert "segment_ids" not in next(iter(make(split).train_dataloader()))
+    apart = make(split, across_documents=False)
+    for loader in (apart.train_dataloader(), apart.eval_loader("val")):
+        assert next(iter(loader))["segment_ids"].shape == next(iter(loader))["ids"].shape
+    for other in ({"contiguous": True}, {"encode": lambda batch, seed: batch}):
+        with pytest.raises(InputError, match=r"batch.across_documents=false goes with task=language_modeling"):
+            make(split, across_documents=False, **other)
