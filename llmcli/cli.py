@@ -46,8 +46,8 @@ class Command:
     """One line of `llm --help`, and how the command's arguments are read.
 
     `texts`: options whose value is free text. `booleans`: options without a value. `positionals`: keys that bare words
-    fill in order. `of_the_run`: groups that come from the run and cannot be chosen. Without `config` the arguments are
-    not read at all and reach the command as `texts["args"]`.
+    fill in order. `of_the_run`: groups that come from the run and cannot be chosen. `imports`: modules that it imports
+    whatever it is told. Without `config` the arguments are not read at all and reach the command as `texts["args"]`.
     """
 
     module: str
@@ -58,6 +58,7 @@ class Command:
     booleans: tuple[str, ...] = ("json",)
     positionals: tuple[str, ...] = ()
     of_the_run: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
     sweeps: bool = False
 
 
@@ -76,6 +77,7 @@ COMMANDS = {
         config="train",
         booleans=("json", "dry_run"),
         sweeps=True,
+        imports=("llmcli.assembly",),
     ),
     "eval": Command(
         module="evaluate",
@@ -90,6 +92,7 @@ COMMANDS = {
         config="eval",
         texts=("similarity", "analogies"),
         of_the_run=_OF_THE_RUN,
+        imports=("llmcli.checkpoint",),
     ),
     "generate": Command(
         module="generate",
@@ -103,6 +106,7 @@ COMMANDS = {
         texts=("prompt", "prompt_file", "prefix", "stop"),
         booleans=("json",),
         of_the_run=(*_OF_THE_RUN, "data"),
+        imports=("llmcli.checkpoint",),
     ),
     "chat": Command(
         module="chat",
@@ -115,6 +119,7 @@ COMMANDS = {
         config="chat",
         texts=("system",),
         of_the_run=(*_OF_THE_RUN, "data"),
+        imports=("llmcli.checkpoint",),
     ),
     "predict": Command(
         module="predict",
@@ -129,6 +134,7 @@ COMMANDS = {
         config="predict",
         texts=("text", "question", "context", "context_file", "choice", "first", "second", "input"),
         of_the_run=(*_OF_THE_RUN, "data"),
+        imports=("llmcli.checkpoint",),
     ),
     "average": Command(
         module="average",
@@ -136,6 +142,7 @@ COMMANDS = {
         examples=("llm average", "llm average ckpt=runs/... last=5"),
         config="average",
         of_the_run=(*_OF_THE_RUN, "data"),
+        imports=("llmcli.checkpoint",),
     ),
     "export": Command(
         module="export",
@@ -143,6 +150,7 @@ COMMANDS = {
         examples=("llm export to=vectors.txt", "llm export ckpt=runs/... to=vectors.bin format=word2vec_binary"),
         config="export",
         of_the_run=(*_OF_THE_RUN, "data"),
+        imports=("llmcli.checkpoint",),
     ),
     "prepare": Command(
         module="prepare",
@@ -312,7 +320,10 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _compose_and_run(name: str, command: Command, root: str, arguments: Arguments) -> int:
-    from llmcli import config
+    from llmcli.imports import in_one_go
+
+    with in_one_go():
+        from llmcli import config
 
     dirs = arguments.config_dirs
     if not arguments.multirun and arguments.flags:
@@ -327,7 +338,12 @@ def _compose_and_run(name: str, command: Command, root: str, arguments: Argument
 
 
 def _run(command: Command, cfg: DictConfig | None, texts: dict[str, list[str]]) -> int:
-    module = importlib.import_module(f"llmcli.commands.{command.module}")
+    from llmcli.imports import in_one_go
+
+    with in_one_go():
+        module = importlib.import_module(f"llmcli.commands.{command.module}")
+        for name in command.imports:
+            importlib.import_module(name)
     return int(module.run(cfg, texts))
 
 

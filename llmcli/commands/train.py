@@ -103,7 +103,7 @@ def _train(
 
     resumed: the checkpoint file to go on from and its `llm` part. origin: the run whose weights a new one begins with.
     """
-    from llmcli import assembly, checkpoint, results
+    from llmcli import assembly, checkpoint
     from llmcli.report import summary
     from llmcli.tokenizers import store
     from llmcli.trainer import build_trainer
@@ -143,6 +143,8 @@ def _train(
         if trainer.is_global_zero:
             history.write_status("completed")  # whatever comes over the summary, the training is done
             try:
+                from llmcli import results  # evaluating needs much that training does not: not before the first step
+
                 figures = results.conclude(parts, history, folder=folder)
             except KeyboardInterrupt:
                 ui.note(f"the run is complete, without its final figures; llm train resume={folder} writes them")
