@@ -60,7 +60,8 @@ class Metric(ABC):
             return None
         totals = {name: self._total(name).cpu() for name in self._totals}
         found = self.figure({name: total if total.ndim else float(total) for name, total in totals.items()})
-        return None if math.isnan(found) else found
+        counted = all(bool(total.isfinite().all()) for total in totals.values())
+        return None if math.isnan(found) and counted else found
 
     def _total(self, name: str) -> Tensor:
         value = self._totals.get(name, 0.0)

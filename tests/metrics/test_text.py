@@ -93,3 +93,11 @@ def test_a_hopeless_model_has_a_perplexity():
     assert metric.compute() == math.exp(700)
     metric.update({"loss": torch.tensor(math.nan), "n": 1})
     assert math.isnan(metric.compute())
+
+
+def test_a_mean_of_nothing_is_no_figure():
+    metric = text.Accuracy()
+    metric.update({"correct": torch.tensor(0.0), "n": 0})
+    assert metric.compute() is None and math.isnan(metric.figure({"correct": 0.0, "n": 0.0}))
+    metric.update({"correct": torch.tensor(1.0), "n": 2})
+    assert metric.compute() == 0.5
