@@ -103,6 +103,20 @@ def test_fused_rows_of_different_lengths_step_together():
         torch.testing.assert_close(found, whole[row, start : start + 4], rtol=1e-4, atol=1e-4)
 
 
+def test_padding_of_prompts_is_no_work():
+    """What the layers multiply are the real tokens, and the prompts' last hidden states are as before."""
+    task, ids = build(**SHAPES[0]), random_ids()
+    lengths = torch.tensor([LENGTH, 5, 1])
+    last = logits(task, ids)[torch.arange(3), lengths - 1]
+    fuse(task)
+    rows: list[int] = []
+    for block in task.model.blocks:
+        block.up.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].numel() // 32))
+    out = task.step(ids, task.init_state(3, LENGTH), lengths, last_only=True)
+    torch.testing.assert_close(out.logits[:, 0], last, rtol=1e-4, atol=1e-4)
+    assert rows == [LENGTH + 5 + 1] * 2
+
+
 def test_float32_writes_what_it_wrote_before():
     task = build()
     prepared = copy.deepcopy(task)

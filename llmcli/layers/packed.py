@@ -50,8 +50,8 @@ class PackedLinear(nn.Module):
 def can_pack() -> bool:
     """Whether this CPU multiplies in bfloat16 and torch has the operators."""
     operators = ("_reorder_linear_weight", "_linear_pointwise")
-    built = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operators)
-    return built and torch.cpu._is_avx512_bf16_supported()
+    there = all(hasattr(torch.ops.mkldnn, name) for name in operators)  # of a torch that was built with oneDNN
+    return there and torch.cpu._is_avx512_bf16_supported()
 
 
 def pack_linears(module: nn.Module) -> None:

@@ -31,6 +31,8 @@ from llmcli.models.base import Backbone, Kind, State, check_rates, check_sizes
 
 Activation = Literal["relu2", "swiglu", "gelu"]
 
+MUCH_PADDING = 0.9  # up to such a share of real tokens the padding of prompts is taken out of all but attention
+
 
 class Transformer(Backbone):
     """ids (B, T) -> hidden (B, T, D); causal or, with causal=False, an encoder.
@@ -226,10 +228,26 @@ class Transformer(Backbone):
             cos, sin = self.cos[at], self.sin[at]  # (B, 1, T, K / 2)
         alone = n_new == 1 and cache.uniform is not None  # the newest token sees all there is
         visible = None if alone else cache.mask(n_new)  # (B, 1, T, S)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin, visible, False, cache, layer)
+        real = None if lengths is None else self._real_places(ids, lengths)
+        if real is None:
+            for layer, block in enumerate(self.blocks):
+                x = block(x, cos, sin, visible, False, cache, layer)
+            x = norm(x)
+        else:
+            x = x.flatten(0, 1)[real][None]  # (1, N, D)
+            for layer, block in enumerate(self.blocks):
+                x = block(x, cos, sin, visible, False, cache, layer, real)
+            x = spread(norm(x), real, *ids.shape)
         cache.advance(n_new if lengths is None else lengths)
-        return norm(x), state
+        return x, state
+
+    def _real_places(self, ids: Tensor, lengths: Tensor) -> Tensor | None:
+        """Of the real tokens in ids (B, T), read row by row: (N,); None where there is little padding to leave out."""
+        n_new = ids.shape[1]
+        if n_new == 1 or not isinstance(self.blocks[0], FusedBlock):
+            return None
+        real = (torch.arange(n_new, device=ids.device) < lengths[:, None]).flatten().nonzero()[:, 0]
+        return real if len(real) <= MUCH_PADDING * ids.numel() else None
 
 
 class Block(nn.Module):
@@ -317,9 +335,18 @@ class FusedBlock(nn.Module):
         causal: bool,
         cache: KVCache | None = None,
         layer: int = 0,
+        real: Tensor | None = None,
     ) -> Tensor:
-        """As of `Block`, with cos and sin (..., T, K)."""
-        heads = self.qkv(norm(x)).unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, H + 2 G, T, K)
+        """As of `Block`, with cos and sin (..., T, K).
+
+        real: the places (N,) of the real tokens in the B * T of `visible`; x is those alone then, (1, N, D) as what is
+        returned, and no product but that of attention is of padding.
+        """
+        heads = self.qkv(norm(x))
+        if real is not None:
+            assert visible is not None
+            heads = spread(heads, real, visible.shape[0], visible.shape[2])
+        heads = heads.unflatten(-1, (-1, self.head_size)).transpose(1, 2)  # (B, H + 2 G, T, K)
         qk, v = heads.split((self.n_heads + self.n_kv_heads, self.n_kv_heads), 1)
         if self.qk_norm:
             qk = norm(qk)
@@ -329,7 +356,8 @@ class FusedBlock(nn.Module):
             k, v = cache.append(layer, k, v)  # (B, G, S, K)
             q = q.to(k.dtype)
         y = attend(q, k, v, visible=visible, causal=causal)  # (B, H, T, K)
-        x = x + self.out(y.transpose(1, 2).flatten(2))
+        y = y.transpose(1, 2).flatten(2)  # (B, T, D)
+        x = x + self.out(y if real is None else y.flatten(0, 1)[real][None])
         branch: Tensor = self.down(self._activate(self.up(norm(x))))
         return x + branch
 
@@ -386,6 +414,13 @@ def joined(*layers: nn.Linear) -> nn.Linear:
     whole = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     whole.weight = nn.Parameter(weight, requires_grad=False)
     return whole
+
+
+def spread(x: Tensor, real: Tensor, rows: int, n_tokens: int) -> Tensor:
+    """Tokens (1, N, D) at their places (N,) in a batch (B, T, D), 0 between them."""
+    padded = x.new_zeros(rows * n_tokens, x.shape[-1])
+    padded[real] = x[0]
+    return padded.view(rows, n_tokens, -1)
 
 
 def rotary_table(max_seq_len: int, head_size: int, theta: float) -> tuple[Tensor, Tensor]:

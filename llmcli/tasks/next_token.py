@@ -62,8 +62,9 @@ class NextToken(Task):
     def step(self, ids: Tensor, state: State, lengths: Tensor | None = None, *, last_only: bool = False) -> StepOutput:
         """ids (B, T) -> logits (B, T, V), or (B, 1, V) at each row's last real token."""
         hidden, state = self.model.step(ids, state, lengths)
-        if last_only and lengths is None:
-            hidden = hidden[:, -1:]  # (B, 1, D)
-        elif last_only:
-            hidden = hidden[torch.arange(ids.size(0), device=ids.device), lengths - 1].unsqueeze(1)
+        if last_only:
+            if lengths is None:
+                hidden = hidden[:, -1:]  # (B, 1, D)
+            else:
+                hidden = hidden[torch.arange(ids.size(0), device=ids.device), lengths - 1].unsqueeze(1)
         return StepOutput(logits=self.head.logits(hidden), hidden=hidden, attention=None, state=state)
