@@ -33,36 +33,29 @@ def prepare(task: Task, precision: Precision, device: torch.device | str, *, gen
     """Move a task to its device and give its weights their precision, in place and one way -> what became of them.
 
     auto: as they are; generating, what `generation_precision` says. int8, int4: the matrices (`llmcli.quantise`); what
-    else there is, with the state that decoding keeps, is bfloat16 where the device multiplies in it.
+    else there is, with the state that decoding keeps, has the type of `generation_precision` where the task generates.
     """
     device = torch.device(device)
     task.to(device)
+    dtype, why = _fastest(task, device)
     if precision == "auto":
-        return _as_is_fastest(task, device) if generating else ""
+        if not generating or dtype == torch.float32:
+            return ""
+        prepare_for_generation(task, dtype)
+        return f"bfloat16 ({why})"
     if precision in ("32", "bf16"):
         prepare_for_generation(task, torch.float32 if precision == "32" else torch.bfloat16)
         return ""
     fuse(task)
     report = quantise(task, bits=_BITS[precision])
-    task.requires_grad_(False)
-    if _multiplies_bf16(device):
-        task.to(torch.bfloat16)
+    task.to(dtype).requires_grad_(False)
     report.after = storage_bytes(task)
     return str(report)
 
 
-def _as_is_fastest(task: Task, device: torch.device) -> str:
+def _fastest(task: Task, device: torch.device) -> tuple[torch.dtype, str]:
+    """What a task that generates is fastest in, and why; float32 for every other."""
     model = getattr(task, "model", None)
-    if not isinstance(model, Backbone):
-        return ""
-    dtype, why = generation_precision(device=device.type, kind=model.kind, width=model.d_model)
-    if dtype == torch.float32:
-        return ""
-    prepare_for_generation(task, dtype)
-    return f"bfloat16 ({why})"
-
-
-def _multiplies_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported())
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    if not isinstance(model, Backbone) or not task.generates:
+        return torch.float32, ""
+    return generation_precision(device=device.type, kind=model.kind, width=model.d_model)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
 
 import pytest
 import torch
@@ -14,9 +13,12 @@ from llmcli.errors import InputError
 from llmcli.heads import AdaptiveHead, LanguageModelHead
 from llmcli.layers.quantised import Int4Linear, Int8Linear, QuantisedLinear
 from llmcli.loading import precision_of, prepare
+from llmcli.models.bert import BERT
 from llmcli.models.gpt2 import GPT2
 from llmcli.models.recurrent import Recurrent
+from llmcli.models.seq2seq_transformer import Seq2SeqTransformer
 from llmcli.models.transformer import Transformer
+from llmcli.models.xlnet import XLNet
 from llmcli.quantise import quantise, storage_bytes
 
 CPU = "accelerator=cpu"
@@ -24,6 +26,8 @@ CPU = "accelerator=cpu"
 
 class Whole(nn.Module):
     """What a task is to `quantise`: a model and a head."""
+
+    generates = True
 
     def __init__(self, model, cutoffs=None):
         super().__init__()
@@ -136,6 +140,32 @@ def test_biases_stay():
         assert relative(model(ids), before) < 0.03
 
 
+@pytest.mark.parametrize("bits", [8, 4])
+@torch.inference_mode()
+def test_other_backbones(bits):
+    """An encoder, one with relative positions, an encoder-decoder."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 64, "n_heads": 4, "d_ff": 128, "dropout": 0.0}
+    encoder = {"vocab_size": 64, "causal": False, "sep_id": 3, "n_layers": 1, **sizes}
+    pair = Seq2SeqTransformer(
+        vocab_size=64, max_seq_len=16, n_encoder_layers=1, n_decoder_layers=1, norm="pre", positions="sinusoidal",
+        share_embeddings=True, tie_embeddings=True, **sizes,
+    ).eval()  # fmt: skip
+    ids = torch.randint(4, 64, (2, 12))
+    cases = [
+        (BERT(max_seq_len=16, n_types=2, d_embed=32, **encoder).eval(), lambda model: model(ids), 7),
+        (XLNet(**encoder).eval(), lambda model: model(ids), 7),
+        (pair, lambda model: model.decode(ids, model.encode(ids)), 6 + 10),
+    ]
+    for model, output, layers in cases:
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
+        before = output(model)
+        assert quantise(model, bits=bits).layers == layers
+        assert relative(output(model), before) < (0.05 if bits == 8 else 0.4)
+
+
 def test_group_sizes_are_those_of_the_kernels():
     with pytest.raises(InputError, match=r"group_size \(48\) must be one of 32, 64, 128, 256"):
         quantise(transformer(), bits=4, group_size=48)
@@ -208,4 +238,19 @@ def test_preparing_changes_nothing_where_nothing_is_asked():
     whole = transformer()
     state = {name: value.clone() for name, value in whole.state_dict().items()}
     assert prepare(whole, "auto", "cpu") == ""
-    assert all(torch.equal(value, state[name]) for name, value in islice(whole.state_dict().items(), 5))
+    assert all(torch.equal(value, state[name]) for name, value in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "int4"])
+@torch.inference_mode()
+def test_what_generates_is_bfloat16_where_that_is_fastest(precision, monkeypatch):
+    monkeypatch.setattr("llmcli.loading.generation_precision", lambda **about: (torch.bfloat16, "as the test says"))
+    whole = transformer()
+    ids = torch.randint(256, (1, 12))
+    before = whole(ids)
+    said = prepare(whole, precision, "cpu", generating=True)
+    assert whole.model.input_embedding.weight.dtype == torch.bfloat16
+    assert relative(whole(ids), before) < (0.3 if precision == "int4" else 0.05)
+    assert ("as the test says" in said) == (precision == "auto")
+    if precision == "int4":
+        assert f"become {storage_bytes(whole) / 2**20:,.1f}" in said
