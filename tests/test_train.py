@@ -564,8 +564,8 @@ def test_a_checkpoint_does_not_decide_what_is_downloaded(llm, trained, tmp_path,
 
 def test_less_memory_gives_the_same_weights(train):
     """Blocks recomputed: bit for bit, with dropout. All logits at once, and rows one by one: to rounding."""
-    plain = weights(train("model=gpt2", "model.dropout=0.1", "model.n_layers=2"))
-    again = train("model=gpt2", "model.dropout=0.1", "model.n_layers=2", "trainer.checkpoint_activations=true")
+    dropped = ("model.dropout=0.1", "model.n_layers=2")
+    plain, again = weights(train(*dropped)), train(*dropped, "trainer.checkpoint_activations=true")
     assert same(plain, weights(again))
     whole, parts = weights(train()), weights(train("trainer.micro_batch=3", "trainer.loss_chunk=null"))
     assert whole.keys() == parts.keys() and not same(whole, parts)
