@@ -172,7 +172,7 @@ COMMANDS = {
     ),
     "bench": Command(
         module="bench",
-        meaning="measure what this machine does",
+        meaning="measure this machine",
         examples=(
             "llm bench",
             "llm bench model.d_model=384 model.n_layers=6 batch.size=16 batch.seq_len=256 'compare=[bare]'",
