@@ -190,7 +190,7 @@ def build(
     strategy: Strategy = configs.build(cfg.decoding, trusted=trusted)
     if isinstance(strategy, NeedsDraft):
         raise InputError(
-            f"decoding.draft={strategy.draft} guesses for a run that is there, not for one that is trained",
+            "decoding=speculative: a draft guesses for a run that is there, not for one that is trained",
             "say it to llm generate or llm chat",
         )
     return Parts(

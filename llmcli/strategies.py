@@ -57,11 +57,16 @@ def _built(loaded: Loaded, asked: DictConfig | None) -> Strategy | Search:
     return strategy
 
 
-def _draft(loaded: Loaded, name: str) -> Any:
+def _draft(loaded: Loaded, name: str | None) -> Any:
     """The task of the run that drafts for this one.
 
-    Raises InputError for one that does not continue texts, or has other tokens.
+    Raises InputError where none is named, and for one that does not continue texts or has other tokens.
     """
+    if name is None:
+        raise InputError(
+            "decoding=speculative needs decoding.draft, a smaller run with the same vocabulary",
+            "decoding=lookup does without one",
+        )
     for run in (loaded, draft := checkpoint.load(runs.resolve(name, "use"), packages=loaded.trusted)):
         if isinstance(run.task, SourceModel) or not run.task.generates:
             raise InputError(

@@ -57,8 +57,8 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     if hasattr(loaded.task, "template"):
         ui.note(f"hint: llm chat ckpt={cfg.ckpt or path} talks with it")
     kind, _ = accelerator_of(str(cfg.accelerator), 1, key="accelerator")
-    if said := prepare(loaded.task, precision, kind, generating=True):
-        ui.say("precision", said)
+    if remark := prepare(loaded.task, precision, kind, generating=True):
+        ui.say("precision", remark)
 
     sources = hasattr(loaded.task, "bind")  # what comes out stands for itself and continues nothing
     coded = isinstance(loaded.task, CodeModel)  # and may come from no text

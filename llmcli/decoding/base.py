@@ -107,9 +107,10 @@ class Drafting(Protocol):
 
 @runtime_checkable
 class NeedsDraft(Protocol):
-    """A strategy that another run guesses for: `draft` names it, `use` takes its model before anything is decoded."""
+    """A strategy that another run guesses for: `draft` names it, if the user has, and `use` takes its model before
+    anything is decoded."""
 
-    draft: str
+    draft: str | None
 
     def use(self, model: GeneratingModel) -> None: ...
 

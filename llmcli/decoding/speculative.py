@@ -19,7 +19,6 @@ from llmcli.decoding.loop import kept_tokens, prefill
 from llmcli.decoding.penalties import Penalties
 from llmcli.decoding.prefix_cache import UNLIMITED, PrefixCache
 from llmcli.decoding.sample import Sample, Uniforms, draw, row_seeds
-from llmcli.errors import InputError
 from llmcli.models.base import State
 
 
@@ -30,7 +29,7 @@ class Speculative:
     step of the model. The others are those of `Sample`; what the draft draws from is changed in the same way.
 
     Raises:
-        InputError: a value outside its range, or no draft.
+        InputError: a value outside its range.
     """
 
     def __init__(
@@ -45,11 +44,6 @@ class Speculative:
         typical_p: float | None,
         penalties: Penalties,
     ) -> None:
-        if draft is None:
-            raise InputError(
-                "decoding=speculative needs decoding.draft, a smaller run with the same vocabulary",
-                "decoding=lookup does without one",
-            )
         check_draft_tokens(draft_tokens)
         self.draft, self.draft_tokens = draft, draft_tokens
         self.sampler = Sample(
