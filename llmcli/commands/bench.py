@@ -109,7 +109,9 @@ def _generation(cfg: DictConfig, parts: Parts, watch: Stopwatch) -> Callable[[],
 
     def measure() -> dict[str, Any]:
         reference = beside.llama(task.model) if "transformers" in cfg.compare else None
-        loading.prepare(task.eval(), precision, parts.device)  # one way: nothing is trained after it
+        # one way: nothing is trained after it
+        if told := loading.prepare(task.eval(), precision, parts.device, generating=True):
+            ui.say("weights", told)
         others: dict[str, generation.Beside] = {}
         if reference is not None:
             others["transformers"] = beside.generating(reference.to(task.device, generation.dtype(task)), watch)
