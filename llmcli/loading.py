@@ -39,10 +39,10 @@ def prepare(task: Task, precision: Precision, device: torch.device | str, *, gen
     task.to(device)
     dtype, why = _fastest(task, device)
     if precision == "auto":
-        if not generating or dtype == torch.float32:
+        if not generating:
             return ""
         prepare_for_generation(task, dtype)
-        return f"bfloat16 ({why})"
+        return "" if dtype == torch.float32 else f"bfloat16 ({why})"
     if precision in ("32", "bf16"):
         prepare_for_generation(task, torch.float32 if precision == "32" else torch.bfloat16)
         return ""
