@@ -220,9 +220,13 @@ class ConvState(State):
             )
         return type(self)(self.inputs, lengths, self.sources, longest, self.before)
 
+    @torch.no_grad()
     def reorder(self, index: Tensor) -> Self:
-        sources = self.sources.reorder(index)
-        return type(self)(self.inputs[:, index], self.lengths[index], sources, self.longest, self.before)
+        index = index.to(self.inputs.device)
+        filled = self.before + self.longest  # what lies behind is written before it is read
+        inputs = self.inputs.new_empty(len(self.inputs), len(index), *self.inputs.shape[2:])
+        torch.index_select(self.inputs[:, :, :filled], 1, index, out=inputs[:, :, :filled])
+        return type(self)(inputs, self.lengths[index], self.sources.reorder(index), self.longest, self.before)
 
     def truncate(self, lengths: Tensor) -> Self:
         lengths = lengths.to(self.lengths)
