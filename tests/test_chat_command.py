@@ -128,6 +128,18 @@ def test_answers_stand_on_lines_of_their_own_and_all_else_on_stderr(llm, taught,
     assert "/save FILE" in said.err and "the answer was cut after 3 tokens" in said.err
 
 
+def test_guessing_ahead_answers_alike_and_generate_says_how_to_talk(llm, taught, lines):
+    asked = ["chat", f"ckpt={taught}", "decoding.temperature=0", "max_new_tokens=9", "--json"]
+    said = []
+    for ways in ([], ["decoding=lookup"], ["decoding=speculative", f"decoding.draft={taught}"]):
+        lines("Ada has a hat. What?", "Who?")
+        result = llm(*asked, *ways)
+        said.append([json.loads(line)["text"] for line in result.out.splitlines()])
+    assert len(said[0]) == 2 and said[0] == said[1] == said[2]
+    generated = llm("generate", f"ckpt={taught}", "max_new_tokens=2", "--prompt", "Ada")
+    assert generated.code == 0 and generated.err.count(f"hint: llm chat ckpt={taught} talks with it") == 1
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
