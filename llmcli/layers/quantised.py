@@ -63,11 +63,12 @@ class QuantisedLinear(nn.Module, ABC):
             raise RuntimeError("a quantised layer cannot be trained: it is made of a trained one, to be used")
         rows = x.reshape(-1, self.in_features)
         if 0 < rows.shape[0] <= self.most_rows:
-            y = self._product(rows.to(torch.bfloat16))
+            y = self._product(rows if rows.dtype == torch.bfloat16 else rows.to(torch.bfloat16))
         else:
             dtype = torch.bfloat16 if rows.device.type == "cpu" else x.dtype
             y = F.linear(rows.to(dtype), self.dequantised().to(dtype))
-        y = y.to(x.dtype)
+        if y.dtype != x.dtype:
+            y = y.to(x.dtype)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype)
         return y.view(*x.shape[:-1], self.out_features)
@@ -140,6 +141,7 @@ class Int4Linear(QuantisedLinear):
         self.scales: Tensor
         self.register_buffer("packed", pack_int4(F.pad(q, (0, 0, 0, fill))))
         self.register_buffer("scales", scales.transpose(0, 1).contiguous())
+        self._on_cpu, self._filled = q.device.type == "cpu", fill > 0  # asked once, not for every token
         self.most_rows = {"plain": 0, "unknown": 2**31}.get(layout_int4(q.device.type), self.packed_rows)
 
     @classmethod
@@ -163,12 +165,9 @@ class Int4Linear(QuantisedLinear):
         return torch.addcmul(zero, grouped, scale).flatten(1)[: self.out_features]
 
     def _product(self, x: Tensor) -> Tensor:
-        y: Tensor
-        if x.device.type == "cpu":
-            y = torch._weight_int4pack_mm_for_cpu(x, self.packed, self.group_size, self.scales)
-        else:
-            y = torch._weight_int4pack_mm(x, self.packed, self.group_size, self.scales)
-        return y if y.shape[1] == self.out_features else y[:, : self.out_features]
+        kernel = torch._weight_int4pack_mm_for_cpu if self._on_cpu else torch._weight_int4pack_mm
+        y: Tensor = kernel(x, self.packed, self.group_size, self.scales)
+        return y[:, : self.out_features] if self._filled else y
 
     @property
     def device(self) -> torch.device:
