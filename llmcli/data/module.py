@@ -5,15 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
-import torch
 
 from llmcli.data.loader import EpochLoader, PlanLoader
 from llmcli.data.prepare import Prepared
 from llmcli.data.windows import Batch, Encoded, EvaluationStreams, EvaluationWindows, Plan, TrainingWindows
 from llmcli.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
 
 
 class PreparedData(pl.LightningDataModule, ABC):
