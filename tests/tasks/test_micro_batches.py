@@ -32,7 +32,7 @@ def batches(count: int, rows: int = ROWS) -> list[dict[str, Any]]:
         labels = torch.randint(V, (rows, T), generator=generator)
         for row in range(rows):
             labels[row, (row + index) % T + 1 :] = -100
-        found.append({"ids": ids, "labels": labels, "n_tokens": int((labels != -100).sum()), "index": index})
+        found.append({"ids": ids, "labels": labels, "n_tokens": int((labels.numpy() != -100).sum()), "index": index})
     return found
 
 
