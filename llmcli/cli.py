@@ -322,7 +322,7 @@ def _dispatch(words: list[str]) -> int:
 def _compose_and_run(name: str, command: Command, root: str, arguments: Arguments) -> int:
     from llmcli.imports import in_one_go
 
-    with in_one_go():
+    with in_one_go(_interrupted):
         from llmcli import config
 
     dirs = arguments.config_dirs
@@ -340,11 +340,15 @@ def _compose_and_run(name: str, command: Command, root: str, arguments: Argument
 def _run(command: Command, cfg: DictConfig | None, texts: dict[str, list[str]]) -> int:
     from llmcli.imports import in_one_go
 
-    with in_one_go():
+    with in_one_go(_interrupted):
         module = importlib.import_module(f"llmcli.commands.{command.module}")
         for name in command.imports:
             importlib.import_module(name)
     return int(module.run(cfg, texts))
+
+
+def _interrupted() -> None:
+    sys.stderr.write("stopping …\n")
 
 
 def _check(name: str, command: Command, found: Arguments) -> None:

@@ -6,20 +6,21 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 @contextmanager
-def in_one_go() -> Iterator[None]:
+def in_one_go(interrupted: Callable[[], object]) -> Iterator[None]:
     """Within, imports are neither searched for garbage nor cut short.
 
     They make some 750,000 objects that stay. Looking through those again and again took a fifth of the time, and a
     last look at them, when collecting goes on, would take as long: what is there at the end is never looked through.
 
     Ctrl-C is heeded at the end, a second one at once: a package that tries an optional import would swallow it, or take
-    it for a package that is broken. Does nothing where torch has been imported.
+    it for a package that is broken; `interrupted` says meanwhile that it was seen. Does nothing where torch has been
+    imported.
     """
     if "torch" in sys.modules:
         yield
@@ -27,7 +28,7 @@ def in_one_go() -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with _late_interrupt():
+        with _late_interrupt(interrupted):
             yield
     finally:
         if collecting:
@@ -36,7 +37,7 @@ def in_one_go() -> Iterator[None]:
 
 
 @contextmanager
-def _late_interrupt() -> Iterator[None]:
+def _late_interrupt(interrupted: Callable[[], object]) -> Iterator[None]:
     """Raises KeyboardInterrupt at the end where Ctrl-C was pressed within."""
     pressed = False
 
@@ -45,7 +46,7 @@ def _late_interrupt() -> Iterator[None]:
         if pressed:
             raise KeyboardInterrupt
         pressed = True
-        sys.stderr.write("stopping …\n")
+        interrupted()
 
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():

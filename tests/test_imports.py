@@ -24,6 +24,10 @@ LATER = (
 )  # fmt: skip
 
 
+def print_stopping() -> None:
+    sys.stderr.write("stopping …\n")
+
+
 def _run(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=ENV)
 
@@ -69,24 +73,24 @@ def no_torch(monkeypatch):
 
 def test_imports_are_not_searched_for_garbage(no_torch):
     frozen = gc.get_freeze_count()
-    with in_one_go():
+    with in_one_go(print_stopping):
         assert not gc.isenabled()
     assert gc.isenabled() and gc.get_freeze_count() > frozen
 
 
 def test_a_failed_import_leaves_all_as_it_was(no_torch):
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(ImportError, match="no such module"), in_one_go():
+    with pytest.raises(ImportError, match="no such module"), in_one_go(print_stopping):
         raise ImportError("no such module")
     assert gc.isenabled() and signal.getsignal(signal.SIGINT) is before
 
 
 def test_ctrl_c_waits_for_the_end_and_a_second_one_does_not(no_torch, capsys):
     done = []
-    with pytest.raises(KeyboardInterrupt), in_one_go():
+    with pytest.raises(KeyboardInterrupt), in_one_go(print_stopping):
         signal.raise_signal(signal.SIGINT)
         done.append("first")
-    with pytest.raises(KeyboardInterrupt), in_one_go():
+    with pytest.raises(KeyboardInterrupt), in_one_go(print_stopping):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         done.append("second")
@@ -95,7 +99,7 @@ def test_ctrl_c_waits_for_the_end_and_a_second_one_does_not(no_torch, capsys):
 
 def test_with_torch_there_nothing_is_done(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", sys)
-    with in_one_go():
+    with in_one_go(print_stopping):
         assert gc.isenabled()
 
 
