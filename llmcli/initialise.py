@@ -208,9 +208,7 @@ def initialise(task: nn.Module, origin: Origin, *, config: Mapping[str, Any]) ->
         parameters=sum(parameter.numel() for parameter in taken),
         new=tuple(name for name, _ in task.named_parameters() if name not in fitting),
         # what never learned, as the reference that task=preference keeps, is no loss
-        left=tuple(
-            name for name, each in loaded.task.named_parameters() if name not in fitting and each.requires_grad
-        ),
+        left=tuple(name for name, each in loaded.task.named_parameters() if name not in fitting and each.requires_grad),
         misfits=tuple(
             f"{name} {tuple(theirs[name].shape)}, here {tuple(ours[name].shape)}"
             for name in wanted
