@@ -20,8 +20,8 @@ CPU_COMPILE_SECONDS = 60.0
 CPU_COMPILE_GAIN = 1.3
 CUDA_COMPILE_SECONDS = 60.0
 CUDA_COMPILE_GAIN = 1.5
-# A token at a time, bfloat16 weights (packed on a CPU) pay once they no longer lie in the core's cache; narrower models
-# are quick in float32, which rounds away nothing. Only attention models were measured.
+# Bfloat16 weights (packed on a CPU) should pay once they no longer lie in the core's cache; narrower models are quick in
+# float32, which rounds away nothing. Measured at width 576 alone, and for attention models alone.
 GENERATION_BF16_WIDTH = 512
 
 
@@ -93,8 +93,8 @@ def _precision(device: str, width: int) -> tuple[str, str]:
 def generation_precision(*, device: str, kind: str, width: int) -> tuple[torch.dtype, str]:
     """What `precision=auto` of `llm generate` and `llm chat` means -> the type of the weights, and why.
 
-    device: "cpu", "cuda", "mps"; kind and width: of the backbone. Decoding is never compiled: on a CPU what is left
-    beside reading the weights is a tenth of a token's time, and packed weights cannot go through torch's compiler.
+    device: "cpu", "cuda", "mps"; kind and width: of the backbone. Decoding is not compiled
+    (docs/generation.md).
     """
     if device not in ("cpu", "cuda"):
         return torch.float32, f"the default on {device}"

@@ -3,7 +3,7 @@
 torch's own product finds the weight in rows and brings it into that order in every call, which for one row of input
 takes longer than the product. One core with AVX512-BF16, all linear layers of 12 blocks of 576 (feed-forward
 1,536): 7.4 ms instead of 11.7 for 1 row, 7.5 instead of 13.8 for 8, 31 instead of 37 for 64; in float32 0.9 to 1.05 of
-the time, so there it is left. The operators are those that torch's compiler uses for frozen weights.
+the time for 1 row, so there it is left. The operators are those that torch's compiler uses for frozen weights.
 
 Shapes: K in_features, N out_features.
 """
