@@ -262,7 +262,7 @@ def test_what_this_machine_cannot_do(train, override, said):
         (["train", "gpt2"], '"gpt2" is not an override'),
         (["eval", "splt=val"], "Did you mean split=val?"),
         (["generate", "decoding.temprature=1"], "Did you mean decoding.temperature=1?"),
-        (["generate", "decoding=greedy", "decoding.top_p=0.5"], "it is a key of decoding=sample"),
+        (["generate", "decoding=greedy", "decoding.top_p=0.5"], "decoding=sample"),
     ],
 )
 def test_unknown_words(llm, words, said):
