@@ -76,7 +76,8 @@ def grouped_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -
     if visible is not None and q.shape[2] > 1:
         visible = visible.repeat(1, 1, shared, 1)  # (B, 1, shared * T, S)
     grouped = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])  # (B, G, shared * T, K)
-    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=visible).view_as(q)
+    # not a view: kernels of a GPU may give heads and queries in another order in memory
+    return F.scaled_dot_product_attention(grouped, k, v, attn_mask=visible).reshape(q.shape)
 
 
 def plain_attention(

@@ -36,7 +36,6 @@ class QuantisedLinear(nn.Module, ABC):
     On the CPU the product itself is in bfloat16, the only type that torch has fast kernels for.
     """
 
-    bits: Bits
     packed_rows: int  # up to so many rows the kernel takes less time than making the weight bfloat16 first
     most_rows: int  # that go to the kernel of the device of this layer; 0 where it has none
 
@@ -61,7 +60,7 @@ class QuantisedLinear(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and (x.requires_grad or self.training):
             raise RuntimeError("a quantised layer cannot be trained: it is made of a trained one, to be used")
-        rows = x.reshape(-1, self.in_features)
+        rows = x.reshape(-1, self.in_features).contiguous()  # of one place of each text, say; the kernels want it so
         if 0 < rows.shape[0] <= self.most_rows:
             y = self._product(rows if rows.dtype == torch.bfloat16 else rows.to(torch.bfloat16))
         else:
@@ -89,7 +88,6 @@ class QuantisedLinear(nn.Module, ABC):
 class Int8Linear(QuantisedLinear):
     """A weight of 8 bits: q (N, K) int8, scale (N,)."""
 
-    bits = 8
     packed_rows = 32  # at 256 it takes 3 times as long as a bfloat16 product, on one CPU core at K = 576, N = 3,072
 
     def __init__(self, *, q: Tensor, scale: Tensor, bias: Tensor | None) -> None:
@@ -128,7 +126,6 @@ class Int4Linear(QuantisedLinear):
     scales (K / g, N', 2): scale and zero of each group. N' is N filled up with zeros to what the kernel divides.
     """
 
-    bits = 4
     packed_rows = 128  # at 256 it takes 2.2 times as long as a bfloat16 product
 
     def __init__(self, *, q: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from llmcli.layers import attention
 from llmcli.layers.attention import attend, fused_attention, grouped_attention, plain_attention, visibility
@@ -39,6 +40,17 @@ def test_few_queries_of_shared_heads_compute_the_same(queries: int, masked: bool
     torch.testing.assert_close(grouped_attention(q, k, v, visible), expected)
     assert torch.equal(attend(q, k, v, visible=visible, causal=False), grouped_attention(q, k, v, visible))
     torch.testing.assert_close(attend(q, k, v, visible=visible, causal=True), fused_attention(q, k, v, visible, True))
+
+
+def test_a_kernel_may_lay_heads_and_queries_out_as_it_likes(monkeypatch):
+    q, k = torch.randn(2, 6, 3, 8), torch.randn(2, 2, 10, 8)
+    expected, kernel = grouped_attention(q, k, k, None), F.scaled_dot_product_attention
+
+    def swapped(*given, **named):
+        return kernel(*given, **named).transpose(1, 2).contiguous().transpose(1, 2)
+
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", swapped)
+    assert torch.equal(grouped_attention(q, k, k, None), expected)
 
 
 @pytest.mark.parametrize("kernel", [fused_attention, plain_attention])

@@ -108,6 +108,14 @@ def test_the_product_is_that_with_the_decoded_weight(bits, rows, dtype):
 
 
 @pytest.mark.parametrize("bits", [8, 4])
+def test_rows_that_lie_apart_are_rows(bits):
+    """The last place of each text, as the output layer gets it."""
+    layer = makers()[bits](weight(), None)
+    x = torch.randn(3, 5, 64, dtype=torch.bfloat16)[:, -1:]
+    assert torch.equal(layer(x), layer(x.contiguous()))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
 def test_few_rows_and_many_agree_and_none_are_none(bits):
     layer = makers()[bits](weight(), None)
     x = torch.randn(layer.packed_rows + 1, 64)
