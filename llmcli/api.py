@@ -27,8 +27,8 @@ from llmcli.strategies import strategy_of
 class Run:
     """A trained run: `task` (a LightningModule), `tokenizer` and `config` (plain dict), ready to use."""
 
-    def __init__(self, loaded: checkpoint.Loaded) -> None:
-        self._loaded = loaded
+    def __init__(self, loaded: checkpoint.Loaded, *, accelerator: str = "auto") -> None:
+        self._loaded, self._accelerator = loaded, accelerator  # where it is scored
         self.path, self.task, self.tokenizer, self.config = (
             loaded.path,
             loaded.task,
@@ -39,6 +39,7 @@ class Run:
     def to(self, device: str | torch.device) -> Run:
         """Move the networks to a device; returns self."""
         self.task.to(device)
+        self._accelerator = torch.device(device).type
         return self
 
     def generate(
@@ -175,7 +176,7 @@ class Run:
             split=split,
             stride=stride,
             batch_size=None,
-            accelerator="auto",
+            accelerator=self._accelerator,
             progress=False,
             bootstrap=bootstrap,
             samples=samples,
@@ -194,4 +195,5 @@ def load(
     asked = precision_of(precision)
     loaded = checkpoint.load(runs.resolve(None if run is None else str(run), "use"), packages=trusted)
     prepare(loaded.task, asked, device)
-    return Run(loaded)
+    # what was quantised or packed stays on its device
+    return Run(loaded, accelerator="auto" if asked == "auto" else torch.device(device).type)

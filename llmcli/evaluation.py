@@ -151,8 +151,8 @@ def score(
                     figures.update(theirs.decoded.figures())
             apart = answers.against(theirs, bootstrap)
             found["baseline"] = {"ckpt": str(baseline.path), "figures": figures, "differences": apart}
-        subtitle = f"{loaded.path} · {scored.about['origin']} · {scored.about['split']}"
-        return {**found, **answers.write(found, about=about, subtitle=subtitle)}
+        told = [str(loaded.path), scored.about["origin"], scored.about["split"], *([precision] if exact else [])]
+        return {**found, **answers.write(found, about=about, subtitle=" · ".join(told))}
 
 
 def _in_float32(
@@ -164,7 +164,7 @@ def _in_float32(
     found = _figures(loaded, scored, device=device, floors=False, **how)
     said = prepare(loaded.task, precision, device)
     named = {name: value for name, value in found.items() if isinstance(value, float)}
-    return {"precision": said or precision, "float32": named}
+    return {"weights": said or precision, "float32": named}  # `precision` is a figure of classes and entities
 
 
 def _floors(loaded: Loaded, scored: Scored, without: Sequence[int] = ()) -> dict[str, float]:

@@ -34,9 +34,18 @@ def prepare(task: Task, precision: Precision, device: torch.device | str, *, gen
 
     auto: as they are; generating, what `generation_precision` says. int8, int4: the matrices (`llmcli.quantise`); what
     else there is, with the state that decoding keeps, has the type of `generation_precision` where the task generates.
+
+    Raises InputError where the task has no weights that could have another precision.
     """
     device = torch.device(device)
     task.to(device)
+    if next(task.parameters(), None) is None:  # counts, which are exact in the precision that they have
+        if precision in ("auto", "32"):
+            return ""
+        raise InputError(
+            f"precision={precision} is that of weights, and a {type(task).__name__} run has none",
+            "leave out precision=",
+        )
     dtype, why = _fastest(task, device)
     if precision == "auto":
         if not generating:

@@ -41,9 +41,9 @@ class Report:
 def quantise(module: nn.Module, *, bits: Bits, group_size: int = GROUP_SIZE) -> Report:
     """Replace the layers of backbone and output of a task, on its device, by `QuantisedLinear` -> what became of it.
 
-    Every `nn.Linear` of the right size below `module.model`, and each `LanguageModelHead`; what stays as it is, such as
-    recurrent and convolutional layers and adaptive heads, is in `left`. An embedding that shares the weight of the head
-    keeps its rows, of which a step reads one.
+    Every `nn.Linear` of the right size below `module.model`, and the `LanguageModelHead` that `module.head` is or has;
+    what stays as it is, such as recurrent and convolutional layers and adaptive heads, is in `left`. An embedding that
+    shares the weight of the head keeps its rows, of which a step reads one.
 
     Raises InputError for a group size that torch has no kernel for.
     """
@@ -53,7 +53,9 @@ def quantise(module: nn.Module, *, bits: Bits, group_size: int = GROUP_SIZE) -> 
     model = getattr(module, "model", module)
     embeddings = {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding)}
     made: dict[nn.Module, QuantisedLinear] = {}  # a layer may stand in several places
-    for parent, name, child in [*_children(model, nn.Linear), *_children(module, LanguageModelHead)]:
+    # the output of the task alone: a model that it is compared with, as by task=preference, stays as it is, whole
+    outputs = nn.ModuleList([head] if isinstance(head := getattr(module, "head", None), nn.Module) else [])
+    for parent, name, child in [*_children(model, nn.Linear), *_children(outputs, LanguageModelHead)]:
         if child not in made:
             if why := _unfit(child, bits, group_size):
                 _leave(report, why, child.weight)
@@ -97,10 +99,6 @@ def storage_bytes(module: nn.Module) -> int:
     """Memory of the parameters and buffers, each storage once."""
     storages = (each.untyped_storage() for each in [*module.parameters(), *module.buffers()])
     return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
-
-
-def is_quantised(module: nn.Module) -> bool:
-    return any(isinstance(each, QuantisedLinear) for each in module.modules())
 
 
 def _children(root: nn.Module, kind: type[Matrix]) -> Iterator[tuple[nn.Module, str, Matrix]]:

@@ -26,6 +26,7 @@ from llmcli.mistakes import did_you_mean, nearest
 
 _OWN = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")  # Hydra's words in a node
 _LATER = object()  # a value that is not known yet
+_NUMBER_WORDS = ("precision",)  # keys of words, of which some are numbers: 32
 
 
 def check(cfg: DictConfig, *, command: str, choices: Mapping[str, str], sections: Sequence[str] | None = None) -> None:
@@ -52,6 +53,8 @@ def check_root_values(cfg: DictConfig, paths: Sequence[Path]) -> None:
             if OmegaConf.is_missing(defaults, name) or name not in cfg or OmegaConf.is_interpolation(cfg, name):
                 continue
             default, value = defaults[name], cfg[name]
+            if name in _NUMBER_WORDS and isinstance(value, int):
+                continue
             if isinstance(default, bool | int | float | str) and (wrong := mismatch(value, type(default))):
                 raise InputError(f"{name}: {wrong}")
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.decoding.greedy import Greedy
+from llmcli.decoding.lookup import Lookup
 from llmcli.decoding.penalties import Penalties
 from llmcli.errors import InputError
 from llmcli.inference import fuse, prepare_for_generation
@@ -19,6 +20,7 @@ from llmcli.models.transformer import FusedBlock, Transformer
 from llmcli.tasks.language_modeling import LanguageModeling
 
 VOCAB, LENGTH = 40, 12
+OFF = Penalties(repetition=1.0, frequency=0.0, presence=0.0, no_repeat_ngram=0)
 SHAPES: list[dict[str, Any]] = [
     {"activation": "swiglu", "n_kv_heads": 2, "qk_norm": False, "tie_embeddings": True, "logit_softcap": None},
     {"activation": "relu2", "ngram_rows": [50]},
@@ -124,10 +126,25 @@ def test_float32_writes_what_it_wrote_before():
     assert written(prepared) == written(task)
 
 
-def written(task: LanguageModeling) -> list[list[int | None]]:
-    greedy = Greedy(penalties=Penalties(repetition=1.0, frequency=0.0, presence=0.0, no_repeat_ngram=0))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_guesses_are_taken_back_from_the_fused_form(shape):
+    """Rows of different lengths, some guesses wrong in each, and past the window."""
+    task = build(**shape)
+    guessed = copy.deepcopy(task)
+    prepare_for_generation(guessed, torch.float32)
+    lookup = Lookup(
+        draft_tokens=3, ngram=1, temperature=0.0, top_k=None, top_p=None, min_p=None, typical_p=None, penalties=OFF,
+    )  # fmt: skip
+    expected, found = written(task, tokens=40), written(guessed, lookup, tokens=40)
+    for row in range(3):
+        texts = [[ids[row] for ids in each if ids[row] is not None] for each in (expected, found)]
+        assert texts[0] == texts[1] and len(texts[0]) == 40
+
+
+def written(task: LanguageModeling, strategy: Any = None, tokens: int = 20) -> list[list[int | None]]:
     prompts = [[1, 2, 3], [4], [5, 6]]
-    steps = greedy.decode(task, prompts, end_ids=frozenset(), max_new_tokens=20, seeds=[0, 0, 0])
+    strategy = strategy or Greedy(penalties=OFF)
+    steps = strategy.decode(task, prompts, end_ids=frozenset(), max_new_tokens=tokens, seeds=[0, 0, 0])
     return [each.ids for each in steps]
 
 

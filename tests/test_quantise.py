@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,11 +17,13 @@ from llmcli.layers.quantised import Int4Linear, Int8Linear, QuantisedLinear
 from llmcli.loading import precision_of, prepare
 from llmcli.models.bert import BERT
 from llmcli.models.gpt2 import GPT2
+from llmcli.models.ngram import NGram
 from llmcli.models.recurrent import Recurrent
 from llmcli.models.seq2seq_transformer import Seq2SeqTransformer
 from llmcli.models.transformer import Transformer
 from llmcli.models.xlnet import XLNet
 from llmcli.quantise import quantise, storage_bytes
+from llmcli.tasks.counting import Counting
 
 CPU = "accelerator=cpu"
 
@@ -199,6 +203,34 @@ def test_a_quantised_run_is_used_where_it_was_made(trained):
         llmcli.load(trained, precision="int8").to("meta")
 
 
+def test_a_run_with_few_bits_is_scored_where_it_is(trained, monkeypatch):
+    asked = []
+    monkeypatch.setattr("llmcli.api.score", lambda loaded, *, accelerator, **rest: asked.append(accelerator))
+    for run in (llmcli.load(trained), llmcli.load(trained, precision="int8"), llmcli.load(trained).to("cpu")):
+        run.evaluate()
+    assert asked == ["auto", "cpu", "cpu"]
+
+
+def test_a_reference_is_left_whole():
+    """As task=preference keeps one: what a model is compared with does not change when the model does."""
+    whole = transformer(tie_embeddings=False)
+    whole.reference = copy.deepcopy(nn.ModuleList([whole.model, whole.head]))
+    quantise(whole, bits=8)
+    assert isinstance(whole.head.output, Int8Linear)
+    assert not any(isinstance(each, QuantisedLinear) for each in whole.reference.modules())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_counts_have_no_precision(precision):
+    model = NGram(vocab_size=5, order=2, discounts="single")
+    model.fit(np.array([0, 1, 2, 3, 1, 2, 4]))
+    task = Counting(model=model, causal=True)
+    with pytest.raises(InputError, match=f"precision={precision} is that of weights, and a Counting run has none"):
+        prepare(task, precision, "cpu")
+    assert prepare(task, "auto", "cpu", generating=True) == ""
+    assert model.get_buffer("discounted_2").dtype == torch.float64
+
+
 def test_generate_says_what_became_of_the_weights(llm, trained):
     asked = ("generate", f"ckpt={trained}", CPU, "max_new_tokens=8", "--prompt", "the cat", "--json", "decoding=greedy")
     plain, quantised = llm(*asked), llm(*asked, "precision=int8")
@@ -211,14 +243,19 @@ def test_generate_says_what_became_of_the_weights(llm, trained):
 def test_eval_prints_the_loss_of_perplexity(llm, trained):
     plain = json.loads(llm("eval", f"ckpt={trained}", CPU, "--json").out)
     found = json.loads(llm("eval", f"ckpt={trained}", CPU, "precision=int8", "--json").out)
-    assert "float32" not in plain and "precision" not in plain
-    assert found["float32"]["perplexity"] == plain["perplexity"] and found["precision"].startswith("int8: ")
+    assert "float32" not in plain and "weights" not in plain
+    assert found["float32"]["perplexity"] == plain["perplexity"] and found["weights"].startswith("int8: ")
     assert found["perplexity"] != plain["perplexity"]
     assert found["perplexity"] == pytest.approx(plain["perplexity"], rel=0.01)
     shown = llm("eval", f"ckpt={trained}", CPU, "precision=int8").out
     [line] = [line for line in shown.splitlines() if line.startswith("perplexity")]
     change = found["perplexity"] / plain["perplexity"] - 1
     assert line.split()[1:] == [f"{found['perplexity']:,.4f}", f"{plain['perplexity']:,.4f}", f"{change:+.2%}"]
+
+
+def test_32_is_a_word(llm, trained):
+    for command in (["generate", "max_new_tokens=2", "--prompt", "a"], ["eval"]):
+        assert llm(*command, f"ckpt={trained}", CPU, "precision=32").code == 0
 
 
 @pytest.mark.parametrize("command", ["generate", "eval", "predict", "chat"])

@@ -53,6 +53,18 @@ def test_entities_are_learned_and_scored(llm, learned):
     assert scored["f1"] == scored["precision"] == scored["recall"] == 1.0 and scored["split"] == "val"
 
 
+def test_the_figures_of_few_bits_stand_beside_those_of_float32(llm, learned, tmp_path):
+    asked = ("eval", f"ckpt={learned}", "precision=int8", "bootstrap=0", f"out={tmp_path / 'int8'}")
+    scored = json.loads(llm(*asked, "--json").out)
+    assert " · val · int8" in (tmp_path / "int8" / "report.html").read_text("utf-8")
+    assert scored["float32"]["precision"] == 1.0 and 0.9 < scored["precision"] <= 1.0
+    assert scored["weights"].startswith("int8: ")
+    shown = llm(*asked)
+    assert shown.code == 0, shown.err
+    [line] = [line for line in shown.out.splitlines() if line.startswith("precision")]
+    assert line.split()[2:] == ["1.0000", "+0.00%"]
+
+
 def test_entities_of_a_text_stand_where_it_says(llm, learned):
     text = "  Bob Lee saw it in New  York on day999."
     answers = llm("predict", f"ckpt={learned}", "--text", text, "--text", "", "--json")

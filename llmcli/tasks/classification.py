@@ -118,7 +118,7 @@ class Classification(Task):
 
     def _loss(self, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         """Of each example (B,); validation has the weights too, so that the curves can be compared."""
-        weights = cast(Tensor, self.class_weights)
+        weights = cast(Tensor, self.class_weights).to(logits)  # also where those of the run are bfloat16
         if self.focal_gamma:
             terms = focal_loss(logits, labels, gamma=self.focal_gamma, weights=weights, reduction="none")
             return terms.sum(1) if self.several else terms
