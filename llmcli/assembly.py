@@ -214,10 +214,18 @@ def build(
 
 
 def _save_memory(task: Task, settings: TrainerSettings) -> None:
-    """What training keeps in memory, where the same can be computed in parts or once more."""
-    for module in task.modules():
-        if isinstance(module, LanguageModelHead):
-            module.chunk = settings.loss_chunk
+    """What training keeps in memory, where the same can be computed in parts or once more.
+
+    Raises InputError for a way that is asked for and that this task does not have.
+    """
+    heads = [module for module in task.modules() if isinstance(module, LanguageModelHead)]
+    if not heads and configs.launch().sets("trainer.loss_chunk"):
+        raise InputError(
+            f"trainer.loss_chunk={settings.loss_chunk} is for losses over a vocabulary, and this task has none",
+            "leave it out",
+        )
+    for head in heads:
+        head.chunk = settings.loss_chunk
     if settings.checkpoint_activations:
         recompute_blocks(task)
 

@@ -67,9 +67,8 @@ class LanguageModelHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
         self.softcap = softcap
         self.label_smoothing = label_smoothing
-        self.output: nn.Module | None = (
-            None  # makes the logits in place of weight and bias: a packed or quantised layer
-        )
+        # makes the logits in place of weight and bias: a packed or quantised layer
+        self.output: nn.Module | None = None
 
     @staticmethod
     def for_backbone(

@@ -38,22 +38,32 @@ def begin(task: Task, settings: TrainerSettings, cfg: DictConfig, *, device: str
             f"trainer.micro_batch={asked} is for one process, and there are {ranks}",
             "a smaller batch.size and as much more trainer.accumulate",
         )
+    if settings.strategy != "auto":
+        raise InputError(
+            f"trainer.micro_batch={asked} is for one process, and trainer.strategy={settings.strategy} for several",
+            "trainer.strategy=auto",
+        )
     if asked == "auto":
         path = _path(cfg, device)
-        found = files.read_json(path).get("rows")
-        if isinstance(found, int) and found > 0:
+        found = files.read_json(path).get("rows", asked)
+        if found is None or (isinstance(found, int) and found > 0):
             cfg.trainer.micro_batch = asked = found
-            ui.note(f"trainer.micro_batch={found}, as found before for this model and machine ({path})")
+            rows = "null" if found is None else found
+            ui.note(f"trainer.micro_batch={rows}, as found before for this model and machine ({path})")
     task.micro_batch = asked
 
 
 def follow(task: Task, settings: TrainerSettings, cfg: DictConfig, *, device: str, folder: Path) -> None:
     """From here on, what the task finds is said, remembered and part of the run's config, also of its checkpoints."""
 
-    def changed(rows: int, out_of_memory: bool) -> None:
+    def changed(rows: int | None, out_of_memory: bool) -> None:
         why = "out of memory: from here on" if out_of_memory else "trainer.micro_batch=auto:"
-        at_a_time = "1 row goes" if rows == 1 else f"{rows:,} rows go"
-        ui.note(f"{why} {at_a_time} through the model at a time; the batch stays as it is (trainer.micro_batch={rows})")
+        if rows is None:
+            ui.note(f"{why} all rows of a batch go through the model together (trainer.micro_batch=null)")
+        else:
+            at_a_time = "1 row goes" if rows == 1 else f"{rows:,} rows go"
+            same = f"the batch stays as it is (trainer.micro_batch={rows})"
+            ui.note(f"{why} {at_a_time} through the model at a time; {same}")
         if settings.micro_batch == "auto":
             path = _path(cfg, device)
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +80,8 @@ def follow(task: Task, settings: TrainerSettings, cfg: DictConfig, *, device: st
 def _path(cfg: DictConfig, device: str) -> Path:
     """Where the rows that fit are remembered: by all that the memory of a step depends on."""
     plain = configs.resolved(cfg)
-    depends: dict[str, Any] = {name: plain.get(name) for name in ("model", "task", "optimizer", "batch", "facts")}
+    parts = ("model", "task", "finetune", "optimizer", "batch", "facts")
+    depends: dict[str, Any] = {name: plain.get(name) for name in parts}
     depends["trainer"] = {name: plain["trainer"].get(name) for name in _TRAINER}
     depends["machine"] = _machine(device)
     return cache_root() / _FOLDER / f"{digest(depends)}.json"

@@ -573,6 +573,36 @@ def test_less_memory_gives_the_same_weights(train):
         torch.testing.assert_close(parts[name], weight, rtol=1e-2, atol=1e-3)
 
 
+PAIRS = "data=reverse_copy data.train=100 data.val=10 data.test=0 data.letters=6 data.shortest=1 data.longest=7 "
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        PAIRS + "model=seq2seq_rnn model.d_model=16 model.dropout=0",
+        PAIRS
+        + "model=gpt2 task=sequence_to_sequence model.d_model=16 model.n_layers=1 model.n_heads=2 model.dropout=0",
+        "data=python_topics tokenizer=word model=dan model.d_model=16 model.n=1 model.rows=0 task.dropout=0",
+    ],
+)
+def test_examples_of_other_lengths_in_parts_give_the_same_weights(asked, llm, tmp_path):
+    common = [
+        "batch.size=8",
+        "batch.max_tokens=null",
+        "optimizer=sgd",
+        "trainer.precision=32-true",
+        "trainer.max_steps=3",
+    ]
+    common += ["trainer.val_batches=1", "trainer.accelerator=cpu", "callbacks.samples=null", "trainer.log_every=1"]
+    for name, more in {"whole": [], "parts": ["trainer.micro_batch=3"]}.items():
+        done = llm("train", *asked.split(), *common, *more, f"hydra.run.dir={tmp_path / name}")
+        assert done.code == 0, done.err
+    torch.testing.assert_close(weights(tmp_path / "parts"), weights(tmp_path / "whole"), rtol=1e-4, atol=1e-6)
+    for whole, parts in zip(steps(tmp_path / "whole"), steps(tmp_path / "parts"), strict=True):
+        assert float(parts["loss"]) == pytest.approx(float(whole["loss"]), rel=1e-4)
+        assert parts["tokens"] == whole["tokens"]
+
+
 def test_rows_that_fit_are_found_said_remembered_and_kept_for_resuming(llm, small, tmp_path, monkeypatch):
     from llmcli.tasks import base
 
@@ -596,8 +626,12 @@ def test_rows_that_fit_are_found_said_remembered_and_kept_for_resuming(llm, smal
 def test_what_cannot_be_taken_apart_is_refused(llm, small):
     lstm = llm("train", *small, "model=lstm", "trainer.micro_batch=2", "trainer.max_steps=1")
     assert lstm.code == 2 and "cannot be taken apart" in lstm.err
+    ddp = llm("train", *small, "trainer.strategy=ddp", "trainer.micro_batch=2", "trainer.max_steps=1")
+    assert ddp.code == 2 and "trainer.strategy=ddp for several" in ddp.err
     blocks = llm("train", *small, "model=lstm", "trainer.checkpoint_activations=true", "trainer.max_steps=1")
     assert blocks.code == 2 and "made of blocks, and this one has none" in blocks.err
+    topics = llm("train", "data=python_topics", "model=dan", "tokenizer=word", "trainer.loss_chunk=64")
+    assert topics.code == 2 and "is for losses over a vocabulary, and this task has none" in topics.err
 
 
 def test_documents_that_do_not_look_into_each_other_train_another_model(train, llm, small):
@@ -606,3 +640,6 @@ def test_documents_that_do_not_look_into_each_other_train_another_model(train, l
     assert llm("eval", f"ckpt={folder}").code == 0
     lstm = llm("train", *small, "model=lstm", "batch.across_documents=false", "trainer.max_steps=1")
     assert lstm.code == 2 and "batch.across_documents=false goes with task=language_modeling" in lstm.err
+    counted = [each for each in small if not each.startswith("model.")]
+    ngram = llm("train", *counted, "model=ngram", "batch.across_documents=false")
+    assert ngram.code == 2 and "counts take the text as it runs" in ngram.err

@@ -22,7 +22,6 @@ class PlanLoader:
     pin: for a GPU, a thread makes the next batches while a step runs and keeps them in pinned memory, from which they
     are copied without anybody waiting.
 
-
     Its state is the place of the next batch, counted when one is handed over, not when a worker made it; so
     it resumes in O(1) wherever it stopped. `len` is the length of a whole epoch: without it Lightning would
     fetch a batch ahead and count it. Only iterating to the end of an epoch begins the next one.

@@ -139,10 +139,10 @@ class Task(pl.LightningModule, ABC):
         self.text_per_target: Mapping[str, float] = {}
         self.saved: Path | None = None  # the newest checkpoint of the run
         self.run_state: dict[str, Any] = {}  # what makes the checkpoint whole: config, tokenizer, versions
-        # Rows that go through the model at a time, None: all of a batch, "auto": as many as fit; and who is told when
-        # others are found: how many, and whether because memory ran out.
+        # Rows that go through the model at a time, None: all of a batch, "auto": as many as fit; and who is told what
+        # was found: how many, and whether because memory ran out.
         self.micro_batch: int | Literal["auto"] | None = None
-        self.on_micro_batch: Callable[[int, bool], None] = lambda rows, out_of_memory: None
+        self.on_micro_batch: Callable[[int | None, bool], None] = lambda rows, out_of_memory: None
         self._begun: _Begun | None = None
         self._of_step: list[tuple[Batch, int]] = []  # batches of the optimizer step in hand, and their seeds
         self._step_tokens = 0  # targets seen since the last optimizer step
@@ -269,6 +269,7 @@ class Task(pl.LightningModule, ABC):
                 self.on_before_zero_grad(optimizer)
                 optimizer.zero_grad()
         self._of_step.append((batch, torch.initial_seed()))  # as `StepSeeds` has just set it
+        self._begun = None  # of a fit that ended between forward and backward
         if self.micro_batch == "auto":
             self._find_micro_batch(batch)
         while self._begun is None:
@@ -363,14 +364,14 @@ class Task(pl.LightningModule, ABC):
 
     def _find_micro_batch(self, batch: Batch) -> None:
         """As many rows as fit: on a GPU all, halved where they do not; elsewhere by a trial of one and two rows."""
-        count = rows_of(dict(batch))
-        self.micro_batch = count
+        count, found = rows_of(dict(batch)), None
         if self.device.type == "cpu":
             weights = sum(p.numel() * p.element_size() for p in self.parameters() if p.requires_grad)
             found = fitting(dict(batch), self._try, device=self.device, reserved=2 * weights)
-            self.micro_batch = found or count
             self.zero_grad()
             torch.manual_seed(self._of_step[-1][1])
+        # all of a batch is no number: batches of so many tokens differ in rows
+        self.micro_batch = None if found is None or found >= count else found
         self.on_micro_batch(self.micro_batch, False)
 
     def _try(self, part: Batch) -> None:

@@ -46,6 +46,13 @@ class Counting(SinglePass):
         self.vocab_size = model.vocab_size
         self.max_seq_len = None
 
+    def check(self, data: Any) -> None:
+        if data.apart:
+            raise InputError(
+                "batch.across_documents=false is for models that are trained; counts take the text as it runs",
+                "leave it out",
+            )
+
     def fit(self, data: Any) -> int:
         tokens = data.prepared.split("train")
         self.model.fit(tokens.read(0, len(tokens)))

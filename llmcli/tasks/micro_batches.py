@@ -18,15 +18,15 @@ Batch = dict[str, Any]
 # what may be taken of the memory that a CPU has left: other programs want some too
 SHARE = 0.7
 _COUNTS = ("n_tokens", "n_ids")
+# what a lack of memory is called in errors that have no class of their own: of CPUs, of MPS, CUDA and its libraries
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(err: BaseException) -> bool:
-    """Whether a device or the system had no memory left; torch's own allocator for CPUs says it in words alone."""
+    """Whether a device or the system had no memory left, which some say in words alone."""
     if isinstance(err, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(err, RuntimeError) and any(
-        words in str(err) for words in ("can't allocate memory", "not enough memory")
-    )
+    return isinstance(err, RuntimeError) and any(words in str(err) for words in _OUT_OF_MEMORY)
 
 
 def rows_of(batch: Batch) -> int:

@@ -140,6 +140,7 @@ def test_what_counts_as_out_of_memory():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     assert not is_out_of_memory(ValueError("not enough memory"))
 
@@ -184,6 +185,39 @@ def test_auto_takes_what_fits_and_trains_as_if_it_had_been_asked_for(tmp_path, m
     auto.on_micro_batch = lambda rows, out_of_memory: said.append((rows, out_of_memory))
     assert torch.equal(weights(fit(auto, tmp_path)), weights(fit(asked, tmp_path)))
     assert said == [(3, False)]
+
+
+@pytest.mark.parametrize("found", [2, None])
+def test_where_all_rows_fit_batches_with_more_of_them_stay_whole(found, tmp_path, monkeypatch):
+    from llmcli.tasks import base
+
+    monkeypatch.setattr(base, "fitting", lambda *args, **more: found)
+    few_and_more = batches(1, 2) + batches(1, 8)
+    monkeypatch.setitem(globals(), "batches", lambda count, rows=ROWS: few_and_more)
+    task, seen, said = make(0.0), [], []
+    task.on_micro_batch = lambda rows, out_of_memory: said.append((rows, out_of_memory))
+    task.micro_batch = "auto"
+    inner = task.model.forward
+    monkeypatch.setattr(task.model, "forward", lambda ids, **more: seen.append(len(ids)) or inner(ids, **more))
+    fit(task, tmp_path)
+    assert (seen, said, task.micro_batch) == ([2, 8], [(None, False)], None)
+
+
+def test_a_fit_that_ended_between_forward_and_backward_leaves_nothing(tmp_path, monkeypatch):
+    expected, task = fit(make(0.0), tmp_path), make(0.0)
+
+    class Over(pl.Callback):
+        def on_before_backward(self, *given):
+            raise KeyError("over")
+
+    task.nominal_tokens = ROWS * T
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Over()], limit_val_batches=0, default_root_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(KeyError):
+        trainer.fit(task, DataLoader(batches(1, 3), batch_size=None), DataLoader(batches(1), batch_size=None))
+    torch.testing.assert_close(weights(fit(task, tmp_path)), weights(expected))
 
 
 def test_no_step_waits_for_a_value_of_the_device(tmp_path):
