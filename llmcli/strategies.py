@@ -13,6 +13,7 @@ from llmcli.catalog import Catalog, config_dir
 from llmcli.checkpoint import Loaded
 from llmcli.decoding.base import NeedsDraft, Search, SourceModel, Strategy
 from llmcli.errors import InputError
+from llmcli.loading import prepare
 from llmcli.mistakes import did_you_mean, nearest_key
 from llmcli.tokenizers.base import Tokenizer
 from llmcli.trust import check_targets
@@ -86,7 +87,8 @@ def _draft(loaded: Loaded, name: str | None) -> Any:
             f"id {place} is {one} there and {other} here",
             "train it on the same data with the same tokenizer settings; decoding=lookup needs no second run",
         )
-    return draft.task.to(loaded.task.device)
+    prepare(draft.task, "auto", loaded.task.device, generating=True)
+    return draft.task
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:

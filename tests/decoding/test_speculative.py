@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from test_lookup import OFF, PROMPTS, decode, ids_of, values
 from toy import ToyModel
 
+from llmcli import checkpoint
 from llmcli.config import build
 from llmcli.decoding.check import ExactCheck
 from llmcli.decoding.drafted import Drafts
@@ -23,6 +24,8 @@ from llmcli.decoding.prefix_cache import PrefixCache
 from llmcli.decoding.sample import Sample
 from llmcli.decoding.speculative import Speculative
 from llmcli.errors import InputError
+from llmcli.models.transformer import FusedBlock
+from llmcli.strategies import strategy_of
 from llmcli.tasks.language_modeling import LanguageModeling
 
 CPU = torch.device("cpu")
@@ -206,6 +209,13 @@ def test_the_command_takes_a_run_that_drafts(llm, trained):
     [one], [other] = (json.loads(result.out)["results"] for result in (greedy, found))
     assert (one["ids"], one["finish_reason"]) == (other["ids"], other["finish_reason"])
     assert json.loads(found.out)["tokens_per_step"] > 3 and "tokens per step of the model" in found.err
+
+
+def test_a_draft_is_prepared_as_the_run_is(trained):
+    yaml = OmegaConf.load(Path(__file__).parents[2] / "configs" / "decoding" / "speculative.yaml")
+    loaded = checkpoint.load(trained / "checkpoints" / "best.ckpt")
+    strategy = strategy_of(loaded, OmegaConf.merge(yaml, {"draft": str(trained)}))
+    assert all(isinstance(each, FusedBlock) for each in strategy._model._model.model.blocks)
 
 
 def test_drafts_that_cannot_help_are_refused(llm, trained, small, tmp_path):
