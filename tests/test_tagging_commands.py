@@ -62,7 +62,7 @@ def test_the_figures_of_few_bits_stand_beside_those_of_float32(llm, learned, tmp
     shown = llm(*asked)
     assert shown.code == 0, shown.err
     [line] = [line for line in shown.out.splitlines() if line.startswith("precision")]
-    assert line.split()[2:] == ["1.0000", "+0.00%"]
+    assert line.split()[2:4] == ["1.0000", f"{scored['precision'] - 1:+.2%}"]
 
 
 def test_entities_of_a_text_stand_where_it_says(llm, learned):
