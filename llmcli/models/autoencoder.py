@@ -99,6 +99,7 @@ class Decoder(Recurrent):
     def _first(self, code: Tensor) -> list[Memory]:
         """The memory of each layer, and last what the code adds to every input (B, D)."""
         weight = self.input_embedding.weight
+        code = code.to(weight)  # which is float32 where the weights are bfloat16
         if self.to_input is None or self.to_state is None:
             start, added = weight.new_zeros(len(code), len(self.layers) * self.n_memories, self.d_model), None
         else:
