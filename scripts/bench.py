@@ -328,7 +328,7 @@ def overhead(given: argparse.Namespace) -> tuple[Any, Rows]:
 def start(given: argparse.Namespace) -> tuple[Any, Rows]:
     from llmcli.bench import starting, tables
 
-    found = starting.measure(rounds=given.rounds)
+    found = starting.measure(rounds=given.rounds)[given.clock]
     return found, tables.start(found)
 
 

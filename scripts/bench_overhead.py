@@ -14,27 +14,13 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-# title and target of what is started
-STARTS = {
-    "python": ("python alone", None),
-    "help": ("llm --help", 0.15),
-    "torch": ("import torch", None),
-    "imports": ("import torch, pytorch_lightning", None),
-    "train_whole": ("llm train to its first step", None),
-    "train": ("  beyond these imports", 1.5),
-    "generate_whole": ("llm generate to its first token", None),
-    "generate": ("  beyond these imports", 1.5),
-}
+TARGETS_OF_STARTS = {"help": 0.15, "first_step_over_imports": 1.5, "first_token_over_imports": 1.5}  # seconds
 STEP_TARGET = 0.01  # of the step at the throughput shape
 COMMON = [
     "trainer.accelerator=cpu",
@@ -73,94 +59,7 @@ TARGETS = {"throughput": STEP_TARGET, **dict.fromkeys(CLASSIFIERS, 0.05)}
 WARM_UP = 5  # steps of each block that are not timed
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
-# a callback of a user's own, which ends the process where its first step begins
-FIRST_STEP = """
-import os
-import pytorch_lightning as pl
-class FirstStep(pl.Callback):
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        os._exit(0)
-"""
-TINY = [
-    "tokenizer=char",
-    "trainer.max_steps=1",
-    "trainer.val_batches=1",
-    "trainer.compile=false",
-    "trainer.accelerator=cpu",
-    "callbacks.samples=null",
-    "model.d_model=32",
-    "model.n_layers=1",
-    "model.n_heads=2",
-    "model.ngram_rows=[]",
-    "batch.size=4",
-    "batch.seq_len=32",
-]
-
-
 Clock = Callable[[], float]
-
-
-# -- start-up ------------------------------------------------------------------------------------------------------
-
-
-def spent(folder: Path, *words: str, until_byte: bool = False) -> tuple[float, float]:
-    """Seconds by the clock and of the processor that `python WORDS` takes, or takes until it writes to its stdout."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    with subprocess.Popen(
-        [sys.executable, *words],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "LLM_CACHE": str(folder / "cache")},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        if until_byte:
-            there = process.stdout.read(1)
-            wall = time.perf_counter() - began
-            process.kill()
-            said = process.communicate()[1]
-        else:
-            said = process.communicate()[1]
-            wall, there = time.perf_counter() - began, process.returncode == 0
-    if not there:
-        raise SystemExit(f"{' '.join(words)} failed: {said.decode()}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def start_up(rounds: int) -> dict[str, dict[str, float]]:
-    """What is started -> median seconds by the clock (wall) and of the processor (cpu), all of them in turns.
-
-    `train` and `generate` are what they take beyond the imports of the same round; their data are prepared.
-    """
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "first_step.py").write_text(FIRST_STEP, encoding="utf-8")
-        (folder / "text.txt").write_text("the cat sees a red ball and the moon\n" * 400, encoding="utf-8")
-        train = ["-m", "llmcli", "train", "data=text", "data.path=text.txt", *TINY]
-        spent(folder, *train, "hydra.run.dir=run")
-        stop = "+callbacks.first_step._target_=first_step.FirstStep"
-        found: dict[str, list[tuple[float, float]]] = {}
-        for number in range(rounds):
-            once = {
-                "python": spent(folder, "-c", ""),
-                "help": spent(folder, "-m", "llmcli", "--help"),
-                "torch": spent(folder, "-c", "import torch"),
-                "imports": spent(folder, "-c", "import torch, pytorch_lightning"),
-                "train_whole": spent(folder, *train, stop, f"hydra.run.dir=run-{number}"),
-                "generate_whole": spent(
-                    folder, "-m", "llmcli", "generate", "ckpt=run", "--prompt", "the", until_byte=True
-                ),
-            }
-            for name in ("train", "generate"):
-                whole, alone = once[f"{name}_whole"], once["imports"]
-                once[name] = (whole[0] - alone[0], whole[1] - alone[1])
-            for name, each in once.items():
-                found.setdefault(name, []).append(each)
-    return {
-        name: {clock: statistics.median(each[place] for each in taken) for place, clock in enumerate(("wall", "cpu"))}
-        for name, taken in found.items()
-    }
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------
@@ -261,12 +160,14 @@ def main() -> None:
     os.environ.setdefault("LLM_CACHE", str(Path(tempfile.gettempdir()) / "llm-bench-cache"))
     report: dict[str, object] = {}
     if "start" in given.what:
-        times = start_up(given.rounds)
+        from llmcli.bench import starting, tables
+
+        times = starting.measure(rounds=given.rounds)
         report["start"] = times
-        print(f"{'start-up, seconds':46}{'wall':>8}{'cpu':>8}")
-        for name, (title, target) in STARTS.items():
-            wall, cpu = times[name]["wall"], times[name]["cpu"]
-            print(f"  {title:44}{wall:8.2f}{cpu:8.2f}" + ("" if target is None else f"   target {target}"))
+        print(f"{'start-up, seconds (lowest-highest)':40}{'wall':>20}{'cpu':>20}")
+        for (title, wall, _), (_, cpu, _), name in zip(*map(tables.start, times.values()), tables.STARTS, strict=True):
+            target = f"   target {TARGETS_OF_STARTS[name]}" if name in TARGETS_OF_STARTS else ""
+            print(f"  {title:38}{wall:>20}{cpu:>20}{target}")
     for shape in (each for each in SHAPES if each in given.what):
         how = {"rounds": given.rounds, "steps": given.steps or STEPS[shape], "clock": CLOCKS[given.clock]}
         found = [step_times(shape, threads=n, data=given.data, **how) for n in given.threads]

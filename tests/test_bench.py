@@ -11,7 +11,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmcli import assembly, config, loading
-from llmcli.bench import beside, ceilings, flops, generation, measuring, preparing, starting, synthetic, training
+from llmcli.bench import (
+    beside,
+    ceilings,
+    flops,
+    generation,
+    measuring,
+    preparing,
+    starting,
+    synthetic,
+    tables,
+    training,
+)
 from llmcli.commands import bench
 from llmcli.errors import InputError
 from llmcli.trainer import quiet_lightning
@@ -259,6 +270,8 @@ def test_preparing_counts_the_bytes_of_the_text(corpus, monkeypatch):
 @pytest.mark.slow
 def test_start_up_is_timed_in_processes_of_its_own():
     found = starting.measure(rounds=1)
+    assert found["wall"].keys() == found["cpu"].keys()
+    found = found["wall"]
     named = {name.removesuffix("_seconds"): value["median"] for name, value in found.items()}
     assert 0 < named["python"] < min(named["imports"], named["first_step"], named["first_token"])
     assert named["first_step_over_imports"] == pytest.approx(named["first_step"] - named["imports"])
@@ -312,6 +325,7 @@ def test_the_tables(llm):
         ("batch_sizes=[]", "batch_sizes=[] generates nothing"),
         ("batch_sizes=[a]", "batch_sizes: expected list[int]"),
         ("rounds=0", "rounds (0) must be at least 1"),
+        ("vocab_size=0", "vocab_size (0) must be at least 1"),
         ("rounds=many", "rounds: expected int"),
         ("steps=0", "steps (0) must be at least 1"),
         ("steps=1.5", "steps: expected"),
@@ -343,6 +357,19 @@ def test_ctrl_c_ends_it(llm, monkeypatch):
     monkeypatch.setattr(training._Times, "on_train_batch_start", pressed)
     done = llm("bench", *TRANSFORMER, "what=[train]", "rounds=1", "steps=2")
     assert done.code == 130 and done.out == "" and "Traceback" not in done.err
+
+
+def test_start_up_is_told_by_the_clock_that_is_asked_for(llm, monkeypatch):
+    taken = {"wall": 2.0, "cpu": 1.0}
+    made = {
+        clock: {f"{name}_seconds": dict.fromkeys(MEDIAN, seconds) for name in tables.STARTS}
+        for clock, seconds in taken.items()
+    }
+    monkeypatch.setattr(starting, "measure", lambda *, rounds: made)
+    for clock, seconds in taken.items():
+        done = llm("bench", "what=[start]", f"clock={clock}")
+        assert done.code == 0 and done.out.count(f"{seconds:.2f} s") == len(tables.STARTS), done.out
+        assert ("processor time" in done.out) == (clock == "cpu")
 
 
 def test_the_choices_of_compare_are_those_that_there_are(parts_of):

@@ -1,4 +1,7 @@
-"""Start-up: seconds from typing a command to what the user waits for, in processes of their own."""
+"""Start-up: seconds from typing a command to what the user waits for, in processes of their own.
+
+By the clock ("wall"), and of the processor ("cpu"): of each process and those that it waited for, as `os.times` counts.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmcli.bench.measuring import Spread, in_turns
+from llmcli.bench.measuring import ClockName, Spread, in_turns
 from llmcli.errors import LLMError
 
-# a callback of the user's own that ends the process where its first step begins
+# a callback of the user's own that says where its first step begins, and ends the process
 _FIRST_STEP = """
 import os
-import sys
-import time
 import pytorch_lightning as pl
 
 
 class FirstStep(pl.Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        sys.stdout.write(repr(time.time()))
-        sys.stdout.flush()
+        os.write(1, b".")
         os._exit(0)
 """
 _SMALL = [
@@ -44,28 +44,38 @@ _SMALL = [
 ]
 
 
-def measure(*, rounds: int) -> dict[str, Any]:
-    """Seconds by the clock, in turns: Python alone, `llm --help`, importing torch and Lightning, `llm train` to its
-    first step and `llm generate` to its first token, with data prepared and a model so small that it takes no time."""
+def measure(*, rounds: int) -> dict[ClockName, dict[str, Any]]:
+    """Seconds by either clock, in turns: Python alone, `llm --help`, importing torch and Lightning, `llm train` to its
+    first step and `llm generate` to its first token, with data prepared and a model so small that it takes no time;
+    and these two beyond the imports of the same round."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "first_step.py").write_text(_FIRST_STEP, encoding="utf-8")
         draw = random.Random(1)
         words = ["".join(draw.choices("abcdefghij", k=5)) for _ in range(4000)]
         (folder / "made_up.txt").write_text(" ".join(words) + "\n", encoding="utf-8")
-        small = ["data=text", "data.path=made_up.txt", *_SMALL]
-        _whole(folder, "-m", "llmcli", "train", *small, "hydra.run.dir=run")  # prepares, and leaves a run
-        stop = "+callbacks.first_step._target_=first_step.FirstStep"
+        train = ["-m", "llmcli", "train", "data=text", "data.path=made_up.txt", *_SMALL]
+        _spent(folder, *train, "hydra.run.dir=run")  # prepares, and leaves a run
+        first_step = [*train, "+callbacks.first_step._target_=first_step.FirstStep", "hydra.run.dir=other"]
+        first_token = ["-m", "llmcli", "generate", "ckpt=run", "--prompt", "a"]  # which it repeats, once it has a token
         times = in_turns(
             {
-                "python": lambda: _whole(folder, "-c", ""),
-                "help": lambda: _whole(folder, "-m", "llmcli", "--help"),
-                "imports": lambda: _whole(folder, "-c", "import torch, pytorch_lightning"),
-                "first_step": lambda: _until_said(folder, "train", *small, stop, "hydra.run.dir=other"),
-                "first_token": lambda: _until_byte(folder, "generate", "ckpt=run", "--prompt", "a"),
+                "python": lambda: _spent(folder, "-c", ""),
+                "help": lambda: _spent(folder, "-m", "llmcli", "--help"),
+                "imports": lambda: _spent(folder, "-c", "import torch, pytorch_lightning"),
+                "first_step": lambda: _spent(folder, *first_step, until_byte=True),
+                "first_token": lambda: _spent(folder, *first_token, until_byte=True),
             },
             rounds,
         )
+    names: tuple[ClockName, ...] = ("wall", "cpu")
+    return {
+        clock: _figures({name: [each[place] for each in taken] for name, taken in times.items()})
+        for place, clock in enumerate(names)
+    }
+
+
+def _figures(times: Mapping[str, list[float]]) -> dict[str, Any]:
     over = {
         f"{name}_over_imports": [a - b for a, b in zip(times[name], times["imports"], strict=True)]
         for name in ("first_step", "first_token")
@@ -81,53 +91,28 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, "LLM_CACHE": str(folder / "cache")}
 
 
-def _whole(folder: Path, *words: str) -> float:
-    began = time.time()
-    _run(folder, words)
-    return time.time() - began
-
-
-def _until_said(folder: Path, *words: str) -> float:
-    """Until the moment that the process writes to its stdout."""
-    began = time.time()
-    return float(_run(folder, ("-m", "llmcli", *words))) - began
-
-
-def _until_byte(folder: Path, *words: str) -> float:
-    """Until the process has written anything; `llm generate` begins with its prompt, once it has a token."""
-    began = time.time()
-    command = [sys.executable, "-m", "llmcli", *words]
+def _spent(folder: Path, *words: str, until_byte: bool = False) -> tuple[float, float]:
+    """Seconds by the clock and of the processor that `python WORDS` takes, or takes until it writes to its stdout."""
+    before, began = os.times(), time.perf_counter()
     with subprocess.Popen(
-        command,
+        [sys.executable, *words],
         cwd=folder,
         env=_environment(folder),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        there = process.stdout.read(1)
-        seconds = time.time() - began
-        process.kill()
-        if not there:
-            raise _failed(words, process.stderr.read().decode(errors="replace"))
-    return seconds
-
-
-def _run(folder: Path, words: Sequence[str]) -> str:
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=folder,
-        env=_environment(folder),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise _failed(words, done.stderr)
-    return done.stdout
-
-
-def _failed(words: Sequence[str], said: str) -> LLMError:
-    return LLMError(f"{' '.join(words)[:200]} failed: {said.strip()[-500:]}")
+        assert process.stdout is not None
+        if until_byte:
+            there = bool(process.stdout.read(1))
+            wall = time.perf_counter() - began
+            process.kill()
+            said = process.communicate()[1]
+        else:
+            said = process.communicate()[1]
+            wall, there = time.perf_counter() - began, process.returncode == 0
+    if not there:
+        raise LLMError(f"{' '.join(words)[:200]} failed: {said.decode(errors='replace').strip()[-500:]}")
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return wall, cpu

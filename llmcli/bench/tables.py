@@ -25,12 +25,12 @@ def show(result: Mapping[str, Any]) -> None:
             ui.table(list(rows(result[name])), (_TITLES[name], "", ""), right=(1,), stdout=True)
 
 
-_CLOCKS = {"wall": "clock", "cpu": "processor time of this process"}
+_CLOCKS = {"wall": "clock", "cpu": "processor time"}
 _TITLES = {
     "ceilings": "the machine",
     "train": "training",
     "generate": "generation",
-    "prepare": "preparing",
+    "prepare": "preparing, by the clock",
     "start": "start-up",
 }
 
@@ -97,11 +97,11 @@ def prepare(found: Mapping[str, Any]) -> Iterator[Row]:
 
 def start(found: Mapping[str, Any]) -> Iterator[Row]:
     """Rows of start-up."""
-    for name, meaning in _STARTS.items():
+    for name, meaning in STARTS.items():
         yield meaning, spread(found[f"{name}_seconds"]).show("{:,.2f}") + " s", ""
 
 
-_STARTS = {
+STARTS = {
     "python": "Python alone",
     "help": "llm --help",
     "imports": "importing torch and Lightning",

@@ -44,7 +44,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         from llmcli.bench import starting
 
         ui.note("start-up: each command several times")
-        result["start"] = starting.measure(rounds=cfg.rounds)
+        result["start"] = starting.measure(rounds=cfg.rounds)[cfg.clock]
     if cfg.json:
         ui.out_json(result)
     else:
@@ -161,7 +161,11 @@ def _check(cfg: DictConfig) -> None:
     if cfg.clock not in ("wall", "cpu"):
         raise InputError(f"clock must be wall or cpu, not {cfg.clock!r}")
     sizes = {f"batch_sizes[{place}]": size for place, size in enumerate(cfg.batch_sizes)}
-    sizes |= {key: cfg[key] for key in ("rounds", "steps", "prompt_tokens", "new_tokens") if cfg[key] is not None}
+    sizes |= {
+        key: cfg[key]
+        for key in ("rounds", "steps", "vocab_size", "prompt_tokens", "new_tokens")
+        if cfg[key] is not None
+    }
     for key, value in sizes.items():
         if value < 1:
             raise InputError(f"{key} ({value}) must be at least 1")
