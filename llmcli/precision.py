@@ -20,8 +20,8 @@ CPU_COMPILE_SECONDS = 60.0
 CPU_COMPILE_GAIN = 1.3
 CUDA_COMPILE_SECONDS = 60.0
 CUDA_COMPILE_GAIN = 1.5
-# Bfloat16 weights (packed on a CPU) should pay once they no longer lie in the core's cache; narrower models are quick in
-# float32, which rounds away nothing. Measured at width 576 alone, and for attention models alone.
+# Bfloat16 weights (packed on a CPU) should pay once they no longer lie in the core's cache; narrower models are quick
+# in float32, which rounds away nothing. Measured at width 576 alone, and for attention models alone.
 GENERATION_BF16_WIDTH = 512
 
 
