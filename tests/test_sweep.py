@@ -181,7 +181,9 @@ def test_a_signal_ends_the_sweep_and_leaves_no_process(tmp_path, number, code):
     words = arguments(
         tmp_path, "trainer.max_time=hang", "seed=1,2", "hydra.launcher.n_jobs=2", "hydra.launcher.grace=0.5"
     )
-    code_line = "import sys; from llmcli.cli import main; sys.exit(main(sys.argv[1:]))"
+    # a shell has Ctrl-C ignored in what it runs in the background, and so in its children
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code_line = f"{heed}; import sys; from llmcli.cli import main; sys.exit(main(sys.argv[1:]))"
     env = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
     process = subprocess.Popen(
         [sys.executable, "-c", code_line, *words, "model=rnn"], stderr=subprocess.PIPE, text=True, env=env
