@@ -10,9 +10,9 @@ from llmcli.errors import InputError
 from llmcli.inference import fuse, prepare_for_generation
 from llmcli.layers.quantised import Bits
 from llmcli.mistakes import did_you_mean, nearest
-from llmcli.models.base import Backbone
+from llmcli.models.base import Backbone, WordVectorModel
 from llmcli.precision import generation_precision
-from llmcli.quantise import quantise, storage_bytes
+from llmcli.quantise import check_fits, quantise, storage_bytes
 from llmcli.tasks.base import Task
 
 Precision = Literal["auto", "32", "bf16", "int8", "int4"]
@@ -29,23 +29,38 @@ def precision_of(value: object) -> Precision:
     raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, not {value}", meant)
 
 
+def check_precision(task: Task, precision: Precision) -> None:
+    """Raises InputError where a task has no weights that this precision would change."""
+    if precision in ("auto", "32"):
+        return
+    if next(task.parameters(), None) is None:  # counts, which are exact in the precision that they have
+        raise InputError(
+            f"precision={precision} is that of weights, and a {type(task).__name__} run has none",
+            "leave out precision=",
+        )
+    if isinstance(getattr(task, "model", None), WordVectorModel):
+        raise InputError(
+            f"precision={precision} is that of layers, and a {type(task).__name__} run has none: its vectors are looked "
+            "up and compared as they were trained",
+            "leave out precision=",
+        )
+    if precision in _BITS:
+        check_fits(task, bits=_BITS[precision])
+
+
 def prepare(task: Task, precision: Precision, device: torch.device | str, *, generating: bool = False) -> str:
     """Move a task to its device and give its weights their precision, in place and one way -> what became of them.
 
     auto: as they are; generating, what `generation_precision` says. int8, int4: the matrices (`llmcli.quantise`); what
     else there is, with the state that decoding keeps, has the type of `generation_precision` where the task generates.
 
-    Raises InputError where the task has no weights that could have another precision.
+    Raises InputError as `check_precision`.
     """
+    check_precision(task, precision)
     device = torch.device(device)
     task.to(device)
-    if next(task.parameters(), None) is None:  # counts, which are exact in the precision that they have
-        if precision in ("auto", "32"):
-            return ""
-        raise InputError(
-            f"precision={precision} is that of weights, and a {type(task).__name__} run has none",
-            "leave out precision=",
-        )
+    if next(task.parameters(), None) is None:  # counts
+        return ""
     dtype, why = _fastest(task, device)
     if precision == "auto":
         if not generating:

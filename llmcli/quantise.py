@@ -50,12 +50,9 @@ def quantise(module: nn.Module, *, bits: Bits, group_size: int = GROUP_SIZE) -> 
     if group_size not in GROUP_SIZES:
         raise InputError(f"group_size ({group_size}) must be one of {', '.join(map(str, GROUP_SIZES))}")
     report = Report(bits, before=storage_bytes(module))
-    model = getattr(module, "model", module)
     embeddings = {id(each.weight) for each in module.modules() if isinstance(each, nn.Embedding)}
     made: dict[nn.Module, QuantisedLinear] = {}  # a layer may stand in several places
-    # the output of the task alone: a model that it is compared with, as by task=preference, stays as it is, whole
-    outputs = nn.ModuleList([head] if isinstance(head := getattr(module, "head", None), nn.Module) else [])
-    for parent, name, child in [*_children(model, nn.Linear), *_children(outputs, LanguageModelHead)]:
+    for parent, name, child in _matrices(module):
         if child not in made:
             if why := _unfit(child, bits, group_size):
                 _leave(report, why, child.weight)
@@ -69,13 +66,49 @@ def quantise(module: nn.Module, *, bits: Bits, group_size: int = GROUP_SIZE) -> 
             child.output = made[child]
             if id(child.weight) not in embeddings:
                 child.register_parameter("weight", None)
-    for layer in model.modules():
+    _leave_others(report, module)
+    report.after = storage_bytes(module)
+    return report
+
+
+def check_fits(module: nn.Module, *, bits: Bits) -> None:
+    """Raises InputError where `quantise` would find nothing to replace."""
+    report = Report(bits, before=0)
+    for child in {child: None for _, _, child in _matrices(module)}:
+        if not (why := _unfit(child, bits, GROUP_SIZE)):
+            return
+        _leave(report, why, child.weight)
+    _leave_others(report, module)
+    kept = ", ".join(f"{count:,} weights: {why}" for why, count in report.left.items())
+    raise InputError(
+        f"precision=int{bits} is of linear layers and of outputs over a vocabulary, and this {type(module).__name__} "
+        f"run has none that it could keep so{f' ({kept})' if kept else ''}",
+        "leave out precision=",
+    )
+
+
+def _matrices(module: nn.Module) -> list[tuple[nn.Module, str, Matrix]]:
+    """(parent, name in it, layer) of what may be replaced.
+
+    Of outputs the task's own alone: a model that it is compared with, as by task=preference, stays as it is, whole.
+    """
+    outputs = nn.ModuleList([head] if isinstance(head := getattr(module, "head", None), nn.Module) else [])
+    return [*_children(_backbone(module), nn.Linear), *_children(outputs, LanguageModelHead)]
+
+
+def _backbone(module: nn.Module) -> nn.Module:
+    model = getattr(module, "model", module)
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _leave_others(report: Report, module: nn.Module) -> None:
+    """Note the layers of other kinds."""
+    for layer in _backbone(module).modules():
         if isinstance(layer, nn.RNNBase | nn.RNNCellBase | nn.modules.conv._ConvNd):
             kind = "recurrent" if isinstance(layer, nn.RNNBase | nn.RNNCellBase) else "convolutional"
             for weight in layer.parameters(recurse=False):
                 _leave(report, f"{kind} layers", weight)
-    report.after = storage_bytes(module)
-    return report
 
 
 def _unfit(child: Matrix, bits: Bits, group_size: int) -> str:

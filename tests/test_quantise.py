@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -291,3 +292,27 @@ def test_what_generates_is_bfloat16_where_that_is_fastest(precision, monkeypatch
     assert ("as the test says" in said) == (precision == "auto")
     if precision == "int4":
         assert f"become {storage_bytes(whole) / 2**20:,.1f}" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        (
+            ["model=textcnn", "model.n_filters=8"],
+            r"none that it could keep so \([\d,]+ weights: convolutional layers\)",
+        ),
+        (["model=dan"], "none that it could keep so\n"),
+    ],
+)
+def test_what_has_no_layer_for_few_bits_is_refused(llm, tmp_path, model, said):
+    rows = [f"film {number},{label}\n" for number in range(20) for label in ("good", "bad")]
+    (tmp_path / "films.csv").write_text("text,label\n" + "".join(rows), encoding="utf-8")
+    films = ["data=labeled_text", "data.path=films.csv", "data.val_fraction=0.25", *model, "trainer.accelerator=cpu"]
+    assert llm("train", *films, "trainer.max_steps=1", "hydra.run.dir=run").code == 0
+    for command in (["eval"], ["predict", "--text", "fine"]):
+        refused = llm(*command, "ckpt=run", CPU, "precision=int8")
+        assert (
+            refused.code == 2 and "precision=int8 is of linear layers and of outputs over a vocabulary" in refused.err
+        )
+        assert re.search(said, refused.err) and "leave out precision=" in refused.err
+    assert llm("predict", "ckpt=run", CPU, "precision=bf16", "--text", "fine").code == 0

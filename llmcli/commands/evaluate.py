@@ -29,7 +29,7 @@ _KINDS = {
 def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     from llmcli import checkpoint
     from llmcli.evaluation import score
-    from llmcli.loading import precision_of
+    from llmcli.loading import check_precision, precision_of
     from llmcli.strategies import strategy_of
     from llmcli.trainer import quiet_lightning
 
@@ -43,6 +43,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
         ui.say("run", str(path))
     loaded = checkpoint.load(path)
     _check_used(loaded.task, path, cfg)
+    check_precision(loaded.task, precision)
     strategy = None if cfg.get("decoding") is None else strategy_of(loaded, cfg.decoding)
     began = time.monotonic()
     lists = {kind: texts.get(kind, []) for kind in ("similarity", "analogies")}

@@ -144,6 +144,17 @@ def test_lists_of_words_are_scored(trained, llm, tmp_path):
     assert "pairs" in table and "3 of 4" in table and "  verbs" in table and "1 of 2" in table
 
 
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_word_vectors_are_compared_as_they_were_trained(trained, llm, tmp_path, precision):
+    (tmp_path / "pairs.txt").write_text("cat\tdog\t9\ncat\tsaw\t1\nhammer\tsaw\t8\n", encoding="utf-8")
+    run = trained("word2vec")
+    for command in (["eval", "--similarity", "pairs.txt"], ["eval"], ["predict", "--text", "cat"]):
+        refused = llm(*command, f"ckpt={run}", f"precision={precision}")
+        said = f"precision={precision} is that of layers, and a WordVectors run has none: its vectors are looked up"
+        assert refused.code == 2 and said in refused.err and not refused.out
+    assert llm("eval", "--similarity", "pairs.txt", f"ckpt={run}", "precision=32").code == 0
+
+
 def test_lists_are_for_word_vectors(llm, small):
     assert llm("train", *small, "model=rnn", "trainer.max_steps=1", "hydra.run.dir=rnn").code == 0
     result = llm("eval", "ckpt=rnn", "--similarity", "pairs.txt")
