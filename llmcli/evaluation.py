@@ -106,6 +106,8 @@ def score(
     for each in (loaded, baseline):
         if each is not None and isinstance(each.task, CodeModel):
             each.task.samples = samples
+    if baseline is not None:
+        _check_same_task(loaded, baseline)
     device = torch.device(accelerator_of(accelerator, 1, key="accelerator")[0])
     how: dict[str, Any] = {"stride": stride, "size": batch_size, "device": device, "progress": progress}
     scored = find_data(loaded, data, split)
@@ -119,7 +121,7 @@ def score(
     other = None
     if baseline is not None:
         other = find_data(baseline, data, split)
-        _check_comparable(loaded, scored, baseline, other)
+        _check_comparable(loaded, scored, other)
     about = {**scored.about, "ckpt": str(loaded.path)}
     folder = None
     if out is not None and isinstance(loaded.task, ScoresExamples | SourceModel):
@@ -251,11 +253,15 @@ def _folder(ckpt: Path, scored: Scored) -> Path:
     return home / "eval" / "-".join(parts)
 
 
-def _check_comparable(ours: Loaded, one: Scored, theirs: Loaded, other: Scored) -> None:
-    """Raises InputError unless both runs score the same examples of the same split."""
+def _check_same_task(ours: Loaded, theirs: Loaded) -> None:
+    """Raises InputError unless both runs have figures of the same kind."""
     if type(ours.task) is not type(theirs.task):
         names = [type(loaded.task).__name__ for loaded in (ours, theirs)]
         raise InputError(f"the baseline is a {names[1]} run, this is a {names[0]} run: their figures differ in meaning")
+
+
+def _check_comparable(ours: Loaded, one: Scored, other: Scored) -> None:
+    """Raises InputError unless both runs score the same examples of the same split."""
     sides = [(each.about["data"], each.about["split"], each.count) for each in (one, other)]
     if sides[0] != sides[1]:
         said = [f"{each.count:,} examples of {each.about['origin']}, {each.about['split']}" for each in (one, other)]

@@ -40,8 +40,8 @@ def check_precision(task: Task, precision: Precision) -> None:
         )
     if isinstance(getattr(task, "model", None), WordVectorModel):
         raise InputError(
-            f"precision={precision} is that of layers, and a {type(task).__name__} run has none: its vectors are looked "
-            "up and compared as they were trained",
+            f"precision={precision} is that of layers, and a {type(task).__name__} run has none: its vectors are "
+            "looked up and compared as they were trained",
             "leave out precision=",
         )
     if precision in _BITS:

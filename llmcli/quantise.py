@@ -81,7 +81,7 @@ def check_fits(module: nn.Module, *, bits: Bits) -> None:
     _leave_others(report, module)
     kept = ", ".join(f"{count:,} weights: {why}" for why, count in report.left.items())
     raise InputError(
-        f"precision=int{bits} is of linear layers and of outputs over a vocabulary, and this {type(module).__name__} "
+        f"precision=int{bits} is of linear layers and outputs over a vocabulary, and this {type(module).__name__} "
         f"run has none that it could keep so{f' ({kept})' if kept else ''}",
         "leave out precision=",
     )

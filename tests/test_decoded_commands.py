@@ -178,6 +178,12 @@ def test_a_model_that_looks_nowhere_says_so(llm, trained):
     assert refused.code == 2 and "does not say where it looks" in refused.err and refused.out == ""
 
 
+def test_no_tokens_are_refused_before_anything_is_scored(llm, toys, monkeypatch):
+    monkeypatch.setattr("llmcli.evaluation.find_data", lambda *_: pytest.fail("data was read"))
+    refused = llm("eval", f"ckpt={toys / 'short'}", "max_new_tokens=0")
+    assert refused.code == 2 and "max_new_tokens (0) must be at least 1" in refused.err
+
+
 def test_a_value_of_a_wrong_kind_is_named(toys, llm):
     result = llm("eval", f"ckpt={toys / 'long'}", "decoding=beam", "decoding.beams=abc")
     assert result.code == 2 and "decoding.beams: expected int, got 'abc'" in result.err

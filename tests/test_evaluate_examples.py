@@ -222,10 +222,10 @@ def test_runs_on_other_examples_are_not_compared(llm, run, trained, tmp_path):
     assert evaluate(llm, run, f"baseline={other}", "data=labeled_text", f"data.path={third}")["baseline"]
     for one, two in ((run, trained), (trained, run)):
         refused = llm("eval", f"ckpt={one}", f"baseline={two}")
-        assert refused.code == 2, refused.err
-        assert "the baseline is a LanguageModeling run, this is a Classification run" in refused.err or (
-            "baseline= compares runs on examples; this data holds running text" in refused.err
-        )
+        kinds = ["LanguageModeling", "Classification"] if one == run else ["Classification", "LanguageModeling"]
+        assert refused.code == 2 and "the baseline is a {} run, this is a {} run".format(*kinds) in refused.err
+    refused = llm("eval", f"ckpt={trained}", f"baseline={trained}")
+    assert refused.code == 2 and "baseline= compares runs on examples; this data holds running text" in refused.err
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------

@@ -279,6 +279,18 @@ def test_preparing_changes_nothing_where_nothing_is_asked():
     assert all(torch.equal(value, state[name]) for name, value in whole.state_dict().items())
 
 
+def test_eval_refuses_before_it_reads_data(llm, trained, small, monkeypatch):
+    counted = [each for each in small if not each.startswith("model.")]
+    assert llm("train", *counted, "model=ngram", "hydra.run.dir=counts").code == 0
+    monkeypatch.setattr("llmcli.evaluation.find_data", lambda *_: pytest.fail("data was read"))
+    refused = llm("eval", "ckpt=counts", CPU, "precision=int8")
+    assert refused.code == 2 and "precision=int8 is that of weights, and a Counting run has none" in refused.err
+    refused = llm("eval", f"ckpt={trained}", CPU, "--similarity", "pairs.txt", "split=val")
+    assert refused.code == 2 and "lists of words are for word vectors" in refused.err
+    refused = llm("eval", f"ckpt={trained}", CPU, "baseline=counts")
+    assert refused.code == 2 and "the baseline is a Counting run, this is a LanguageModeling run" in refused.err
+
+
 @pytest.mark.parametrize("precision", ["auto", "bf16", "int4"])
 @torch.inference_mode()
 def test_what_generates_is_bfloat16_where_that_is_fastest(precision, monkeypatch):
@@ -297,11 +309,8 @@ def test_what_generates_is_bfloat16_where_that_is_fastest(precision, monkeypatch
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (
-            ["model=textcnn", "model.n_filters=8"],
-            r"none that it could keep so \([\d,]+ weights: convolutional layers\)",
-        ),
-        (["model=dan"], "none that it could keep so\n"),
+        (["model=textcnn", "model.n_filters=8"], r"that it could keep so \([\d,]+ weights: convolutional layers\)"),
+        (["model=dan"], "that it could keep so\n"),
     ],
 )
 def test_what_has_no_layer_for_few_bits_is_refused(llm, tmp_path, model, said):
@@ -311,8 +320,6 @@ def test_what_has_no_layer_for_few_bits_is_refused(llm, tmp_path, model, said):
     assert llm("train", *films, "trainer.max_steps=1", "hydra.run.dir=run").code == 0
     for command in (["eval"], ["predict", "--text", "fine"]):
         refused = llm(*command, "ckpt=run", CPU, "precision=int8")
-        assert (
-            refused.code == 2 and "precision=int8 is of linear layers and of outputs over a vocabulary" in refused.err
-        )
+        assert refused.code == 2 and "precision=int8 is of linear layers and outputs over a vocabulary" in refused.err
         assert re.search(said, refused.err) and "leave out precision=" in refused.err
     assert llm("predict", "ckpt=run", CPU, "precision=bf16", "--text", "fine").code == 0

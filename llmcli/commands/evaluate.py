@@ -44,11 +44,11 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
     loaded = checkpoint.load(path)
     _check_used(loaded.task, path, cfg)
     check_precision(loaded.task, precision)
+    lists = _lists(loaded.task, texts)
     strategy = None if cfg.get("decoding") is None else strategy_of(loaded, cfg.decoding)
     began = time.monotonic()
-    lists = {kind: texts.get(kind, []) for kind in ("similarity", "analogies")}
     figures: dict[str, Any] = {}
-    if not any(lists.values()) or cfg.get("data") is not None or cfg.split is not None:
+    if not lists or cfg.get("data") is not None or cfg.split is not None:
         figures = score(
             loaded,
             data=cfg.get("data"),
@@ -65,7 +65,7 @@ def run(cfg: DictConfig, texts: dict[str, list[str]]) -> int:
             samples=cfg.samples,
             precision=precision,
         )
-    words = _score_words(loaded.task, loaded.tokenizer, **lists) if any(lists.values()) else {}
+    words = _score_words(loaded.task, loaded.tokenizer, lists) if lists else {}
     figures["seconds"] = round(time.monotonic() - began, 2)
     figures["ckpt"] = str(path)
     if cfg.json:
@@ -84,6 +84,8 @@ def _check_used(task: Any, path: Path, cfg: DictConfig) -> None:
     typed = configs.launch().sets
     of_texts = ["decoding"] if cfg.get("decoding") is not None else []
     of_texts += ["max_new_tokens"] if typed("max_new_tokens") else []
+    if cfg.max_new_tokens < 1:
+        raise InputError(f"max_new_tokens ({cfg.max_new_tokens}) must be at least 1")
     if of_texts and not hasattr(task, "bind"):
         raise InputError(
             f"{of_texts[0]}= says how texts are made that are scored; {path} is a {type(task).__name__} run, "
@@ -156,22 +158,27 @@ def _between(bounds: Sequence[float] | None) -> str:
     return "" if bounds is None else f"{bounds[0]:.4f} to {bounds[1]:.4f}"
 
 
-def _score_words(
-    task: Any, tokenizer: Any, *, similarity: Sequence[str], analogies: Sequence[str]
-) -> dict[str, dict[str, Any]]:
-    """Kind of list -> name of the file -> figures."""
+def _lists(task: Any, texts: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
+    """Kind of list -> name of the file -> what it holds; nothing where no list is asked for."""
     from llmcli.data.word_lists import read_analogies, read_similarity
 
+    similarity, analogies = ([Path(name) for name in texts.get(kind, ())] for kind in ("similarity", "analogies"))
+    if not similarity and not analogies:
+        return {}
     if not hasattr(task, "score_words"):
         raise InputError(
             f"lists of words are for word vectors, and this is a {type(task).__name__} run",
             "llm train model=word2vec makes word vectors",
         )
-    found: dict[str, dict[str, Any]] = task.score_words(
-        tokenizer,
-        similarity={Path(name).stem: read_similarity(Path(name)) for name in similarity},
-        analogies={Path(name).stem: read_analogies(Path(name)) for name in analogies},
-    )
+    return {
+        "similarity": {path.stem: read_similarity(path) for path in similarity},
+        "analogies": {path.stem: read_analogies(path) for path in analogies},
+    }
+
+
+def _score_words(task: Any, tokenizer: Any, lists: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Kind of list -> name of the file -> figures."""
+    found: dict[str, dict[str, Any]] = task.score_words(tokenizer, **lists)
     return {kind: figures for kind, figures in found.items() if figures}
 
 
