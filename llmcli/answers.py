@@ -173,13 +173,14 @@ def _all_but(numbers: Sequence[int], n: int) -> Tensor:
 
 
 def figure_rows(figures: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Headers, and a row for each figure: its interval, what it is without leaks, its floor, its baseline."""
+    """Headers, and a row for each figure: its interval, what it is in float32, without leaks, its floor, its baseline."""
     bounds, apart = figures.get("intervals", {}), figures.get("baseline", {}).get("differences", {})
-    leaks = figures.get("without_leaks", {})
+    exact, leaks = figures.get("float32", {}), figures.get("without_leaks", {})
     floors = {name.removeprefix("floor_") for name in figures if name.startswith("floor_")}
     names = [name for name, value in figures.items() if isinstance(value, float) and not name.startswith("floor_")]
     headers = ["figure", "value"]
     headers += ["from", "to"] if bounds else []
+    headers += ["in float32"] if exact else []
     headers += ["without leaks"] if leaks else []
     headers += ["floor"] if floors else []
     headers += ["less the baseline's", "from", "to", "p"] if apart else []
@@ -187,6 +188,7 @@ def figure_rows(figures: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]
     for name in names:
         row = [name, figures[name]]
         row += bounds.get(name, (None, None)) if bounds else ()
+        row += [exact.get(name)] if exact else []
         row += [leaks.get(name)] if leaks else []
         row += [figures.get(f"floor_{name}")] if floors else []
         row += apart.get(name, dict.fromkeys(("measured", "low", "high", "p"))).values() if apart else ()
@@ -234,7 +236,8 @@ def _written(folder: Path | None) -> Iterator[None]:
 def _note(figures: Mapping[str, Any]) -> str:
     intervals = f"Intervals hold {SHARE:.0%} of resamples of the examples." if figures.get("intervals") else ""
     floor = f"Floor: {figures['floor']}, in place of a text." if "floor" in figures else ""
-    return f"{intervals} {floor}".strip()
+    weights = f"Weights: {figures['weights']}." if "weights" in figures else ""
+    return " ".join(each for each in (intervals, floor, weights) if each)
 
 
 def _whole(name: str, value: float) -> float:

@@ -90,7 +90,7 @@ def score(
     codes that a VAE draws for each text; with more than one there is a closer bound of its probability.
 
     precision: of the weights, which the task has from then on; but for "auto" and "32" there are also the figures in
-    `float32`. A baseline stays as it was trained.
+    `float32`, without those of decoded texts, which are made once. A baseline stays as it was trained.
 
     Raises InputError for an unknown split, where the run's own data has changed, for labels that the run was not
     trained on, for a folder that cannot be written, and for a baseline that scores other data.
@@ -125,7 +125,7 @@ def score(
     about = {**scored.about, "ckpt": str(loaded.path)}
     folder = None
     if out is not None and isinstance(loaded.task, ScoresExamples | SourceModel):
-        folder = open_folder(_folder(loaded.path, scored) if out == "auto" else out, about=about)
+        folder = open_folder(_folder(loaded.path, scored, precision) if out == "auto" else out, about=about)
     found_by: dict[str, Any] = {"strategy": strategy, "max_new_tokens": max_new_tokens, "progress": progress}
     floor: TextFloor | None = None
     exact = _in_float32(loaded, scored, precision, **how)
@@ -244,12 +244,14 @@ def _decoded(
     return Decoded.of(texts, examples, scorer)
 
 
-def _folder(ckpt: Path, scored: Scored) -> Path:
-    """eval/ of the run and there a folder of this data, split and checkpoint, if it is not the run's best."""
+def _folder(ckpt: Path, scored: Scored, precision: Precision) -> Path:
+    """eval/ of the run and there a folder of this data and split; of the checkpoint, if it is not the run's best, and
+    of the precision of its weights, if they are not as they were trained."""
     home = ckpt.parent.parent if ckpt.parent.name == "checkpoints" else ckpt.parent
     parts = [scored.about["split"]]
     parts += [] if scored.own else [scored.about["data"][:8]]
     parts += [] if ckpt.stem == "best" else [ckpt.stem]
+    parts += [] if precision in ("auto", "32") else [precision]
     return home / "eval" / "-".join(parts)
 
 

@@ -178,6 +178,23 @@ def test_a_model_that_looks_nowhere_says_so(llm, trained):
     assert refused.code == 2 and "does not say where it looks" in refused.err and refused.out == ""
 
 
+def test_quantised_weights_stand_beside_float32_and_write_elsewhere(llm, toys):
+    run = f"ckpt={toys / 'long'}"
+    exact = scored(llm, run)
+    before = {name: Path(exact[name]).read_bytes() for name in ("predictions", "report")}
+    found = scored(llm, run, "precision=int8", f"baseline={toys / 'long'}")
+    assert {name: Path(exact[name]).read_bytes() for name in before} == before
+    assert Path(found["report"]).parent == toys / "long" / "eval" / "val-int8"
+    assert found["float32"] == {name: pytest.approx(exact[name]) for name in ("loss", "perplexity", "accuracy")}
+    page = Path(found["report"]).read_text("utf-8")
+    assert "in float32" in page and "Weights: int8: " in page and "in float32" not in before["report"].decode()
+    # what the float32 weights write is scored where it is asked for
+    assert found["baseline"]["figures"]["chrf"] == pytest.approx(exact["chrf"])
+    assert found["baseline"]["differences"]["loss"]["measured"] == pytest.approx(
+        found["loss"] - exact["loss"], abs=1e-6
+    )
+
+
 def test_no_tokens_are_refused_before_anything_is_scored(llm, toys, monkeypatch):
     monkeypatch.setattr("llmcli.evaluation.find_data", lambda *_: pytest.fail("data was read"))
     refused = llm("eval", f"ckpt={toys / 'short'}", "max_new_tokens=0")
