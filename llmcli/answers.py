@@ -173,7 +173,7 @@ def _all_but(numbers: Sequence[int], n: int) -> Tensor:
 
 
 def figure_rows(figures: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Headers, and a row for each figure: its interval, what it is in float32, without leaks, its floor, its baseline."""
+    """Headers, and a row for each figure: its interval, in float32, without leaks, its floor, its baseline."""
     bounds, apart = figures.get("intervals", {}), figures.get("baseline", {}).get("differences", {})
     exact, leaks = figures.get("float32", {}), figures.get("without_leaks", {})
     floors = {name.removeprefix("floor_") for name in figures if name.startswith("floor_")}
