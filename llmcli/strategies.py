@@ -61,20 +61,25 @@ def _built(loaded: Loaded, asked: DictConfig | None) -> Strategy | Search:
 def _draft(loaded: Loaded, name: str | None) -> Any:
     """The task of the run that drafts for this one.
 
-    Raises InputError where none is named, and for one that does not continue texts or has other tokens.
+    Raises InputError where none is named, and for the run itself, one that does not continue texts or has other tokens.
     """
     if name is None:
         raise InputError(
             "decoding=speculative needs decoding.draft, a smaller run with the same vocabulary",
             "decoding=lookup does without one",
         )
-    for run in (loaded, draft := checkpoint.load(runs.resolve(name, "use"), packages=loaded.trusted)):
-        if isinstance(run.task, SourceModel) or not run.task.generates:
+    _check_continues(loaded, "ckpt")
+    try:
+        path = runs.resolve(name, "use")
+        if path.resolve() == loaded.path.resolve():
             raise InputError(
-                f"decoding=speculative is for two runs that continue a text; {run.path} is a "
-                f"{type(run.task).__name__} run",
-                "decoding=lookup needs no second run",
+                "it is the run itself, whose guesses cost as much as the steps that they save",
+                "a smaller run with the same vocabulary; decoding=lookup needs no second run",
             )
+        draft = checkpoint.load(path, packages=loaded.trusted)
+    except InputError as err:
+        raise InputError(f"decoding.draft={name}: {err}", err.hint) from err
+    _check_continues(draft, "decoding.draft")
     ours, theirs = (_tokens(each.tokenizer) for each in (loaded, draft))
     if ours != theirs:
         place = next(
@@ -89,6 +94,16 @@ def _draft(loaded: Loaded, name: str | None) -> Any:
         )
     prepare(draft.task, "auto", loaded.task.device, generating=True)
     return draft.task
+
+
+def _check_continues(run: Loaded, key: str) -> None:
+    """key: that named the run."""
+    if isinstance(run.task, SourceModel) or not run.task.generates:
+        raise InputError(
+            f"decoding=speculative is for two runs that continue a text; {key}={run.path} is a "
+            f"{type(run.task).__name__} run",
+            "decoding=lookup needs no second run",
+        )
 
 
 def _tokens(tokenizer: Tokenizer) -> list[str]:

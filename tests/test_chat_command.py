@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -128,10 +129,11 @@ def test_answers_stand_on_lines_of_their_own_and_all_else_on_stderr(llm, taught,
     assert "/save FILE" in said.err and "the answer was cut after 3 tokens" in said.err
 
 
-def test_guessing_ahead_answers_alike_and_generate_says_how_to_talk(llm, taught, lines):
+def test_guessing_ahead_answers_alike_and_generate_says_how_to_talk(llm, taught, lines, tmp_path):
+    likeness = shutil.copy(taught / "checkpoints" / "best.ckpt", tmp_path / "likeness.ckpt")
     asked = ["chat", f"ckpt={taught}", "decoding.temperature=0", "max_new_tokens=9", "--json"]
     said = []
-    for ways in ([], ["decoding=lookup"], ["decoding=speculative", f"decoding.draft={taught}"]):
+    for ways in ([], ["decoding=lookup"], ["decoding=speculative", f"decoding.draft={likeness}"]):
         lines("Ada has a hat. What?", "Who?")
         result = llm(*asked, *ways)
         said.append([json.loads(line)["text"] for line in result.out.splitlines()])

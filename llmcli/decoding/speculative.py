@@ -117,9 +117,11 @@ class DraftModel:
         self._hear(texts)
         contexts, wanted = [], []
         for row, text, most in zip(self._rows, texts, room, strict=True):
-            context, fits = row.context(text)
+            context, fits = row.context(text, min(self._draft_tokens, most))
             contexts.append(context)
-            wanted.append(min(self._draft_tokens, most, fits))
+            wanted.append(fits)
+        if not any(wanted):  # as before the last token: what is new is read where it is needed, if ever
+            return Drafts([[] for _ in texts])
         logits = self._after(contexts)  # (B, V)
         mark = None if self._goes_back else self._known().clone()
         ahead = self._held and self._held.reorder(range(len(texts)))
@@ -218,13 +220,13 @@ class Guessed:
         """Tokens of the text that are no prompt."""
         return self.heard - self._prompt
 
-    def context(self, text: Sequence[int]) -> tuple[list[int], int]:
-        """What the model sees of the text, and for how many guesses its window has room."""
+    def context(self, text: Sequence[int], wanted: int) -> tuple[list[int], int]:
+        """What the model sees of the text, and how many of the `wanted` guesses its window has room for."""
         if self._window is None:
-            return list(text), len(text)
+            return list(text), wanted
         seen = kept_tokens(len(text) - self._start, self._window)
         self._start = len(text) - seen
-        return list(text[self._start :]), self._window + 1 - seen
+        return list(text[self._start :]), min(wanted, self._window + 1 - seen)
 
     def shared(self, context: Sequence[int]) -> int:
         """How many ids of the context have been read, without the last, which is read for what comes next."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -127,13 +128,14 @@ def test_greedy_texts_are_those_of_greedy_decoding(seed, prompts, draft_tokens, 
     assert ids_of(decode(strategy, model, prompts, **settings)) == ids_of(expected)
 
 
+@pytest.mark.parametrize("prompt", [[1, 2], [3]])
 @pytest.mark.parametrize("sampler", [{"temperature": 0.0}, {}, {"top_p": 0.8, "presence": 0.5}])
-def test_what_the_same_model_guesses_stays(sampler):
+def test_what_the_same_model_guesses_stays(sampler, prompt):
     model, draft = ToyModel(6, seed=4), ToyModel(6, seed=4)
-    [(ids, logprobs, steps)] = decode(speculative(draft, **sampler), model, [[1, 2]], max_new_tokens=21)
-    assert steps == 6 and model.calls == [(1, 2), *[(1, 4)] * 5]  # the prompt's, then four tokens each
+    [(ids, logprobs, steps)] = decode(speculative(draft, **sampler), model, [prompt], max_new_tokens=21)
+    assert steps == 6 and model.calls == [(1, len(prompt)), *[(1, 4)] * 5]  # the prompt's, then four tokens each
     for place, (number, logprob) in enumerate(zip(ids, logprobs, strict=True)):
-        assert logprob == pytest.approx(float(model.logits([1, 2, *ids[:place]]).log_softmax(-1)[number]), abs=1e-5)
+        assert logprob == pytest.approx(float(model.logits([*prompt, *ids[:place]]).log_softmax(-1)[number]), abs=1e-5)
 
 
 def test_a_row_does_not_depend_on_the_rows_beside_it():
@@ -189,8 +191,21 @@ def test_a_draft_remembers_a_conversation():
     [(ids, _, _)] = decode(strategy, ToyModel(6, seed=1), [[1, 2, 3]], max_new_tokens=9)
     draft.calls.clear()
     decode(strategy, PrefixCache(ToyModel(6, seed=1), capacity=99), [[1, 2, 3, *ids, 4, 5]], max_new_tokens=1)
-    decode(strategy, PrefixCache(ToyModel(6, seed=1), capacity=99), [[1, 2, 3, *ids, 4, 5]], max_new_tokens=2)
+    decode(strategy, PrefixCache(ToyModel(6, seed=1), capacity=99), [[1, 2, 3, *ids, 4, 5]], max_new_tokens=3)
     assert draft.calls[0][1] < 6  # what was not guessed, and the new ones
+
+
+@pytest.mark.parametrize("prompts", [[[1, 2]], PROMPTS])
+def test_nothing_is_read_where_nothing_can_be_guessed(prompts):
+    """Of the last token that a text may have there is no guess: the step of the model says it."""
+
+    def steps_of_the_draft(max_new_tokens):
+        draft = ToyModel(6, seed=4)
+        decode(speculative(draft, temperature=0.0), ToyModel(6, seed=4), prompts, max_new_tokens=max_new_tokens)
+        return len(draft.calls)
+
+    assert steps_of_the_draft(1) == steps_of_the_draft(2) == 0
+    assert steps_of_the_draft(21) == steps_of_the_draft(22) == 15  # three guesses for each of five steps
 
 
 def test_values_outside_their_range_are_refused():
@@ -201,20 +216,26 @@ def test_values_outside_their_range_are_refused():
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_takes_a_run_that_drafts(llm, trained):
+@pytest.fixture
+def likeness(trained, tmp_path):
+    """The same weights in a file of their own, which guess what the run would say."""
+    return shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "likeness.ckpt")
+
+
+def test_the_command_takes_a_run_that_drafts(llm, trained, likeness):
     asked = ["generate", f"ckpt={trained}", "accelerator=cpu", "max_new_tokens=60", "--json", "--prompt", "the cat"]
     greedy = llm(*asked, "decoding=greedy")
-    found = llm(*asked, "decoding=speculative", f"decoding.draft={trained}", "decoding.temperature=0")
+    found = llm(*asked, "decoding=speculative", f"decoding.draft={likeness}", "decoding.temperature=0")
     assert greedy.code == found.code == 0, found.err
     [one], [other] = (json.loads(result.out)["results"] for result in (greedy, found))
     assert (one["ids"], one["finish_reason"]) == (other["ids"], other["finish_reason"])
     assert json.loads(found.out)["tokens_per_step"] > 3 and "tokens per step of the model" in found.err
 
 
-def test_a_draft_is_prepared_as_the_run_is(trained):
+def test_a_draft_is_prepared_as_the_run_is(trained, likeness):
     yaml = OmegaConf.load(Path(__file__).parents[2] / "configs" / "decoding" / "speculative.yaml")
     loaded = checkpoint.load(trained / "checkpoints" / "best.ckpt")
-    strategy = strategy_of(loaded, OmegaConf.merge(yaml, {"draft": str(trained)}))
+    strategy = strategy_of(loaded, OmegaConf.merge(yaml, {"draft": str(likeness)}))
     assert all(isinstance(each, FusedBlock) for each in strategy._model._model.model.blocks)
 
 
@@ -226,6 +247,15 @@ def test_drafts_that_cannot_help_are_refused(llm, trained, small, tmp_path):
     assert refused.code == 2 and f"decoding.draft={other} has other tokens (" in refused.err
     assert f"than {trained}/checkpoints/best.ckpt (272): id 16 is " in refused.err
     assert "needs decoding.draft, a smaller run" in llm(*asked).err
-    assert "there is no" in llm(*asked, "decoding.draft=nowhere").err
+    assert "decoding.draft=nowhere: there is no run or checkpoint nowhere" in llm(*asked, "decoding.draft=nowhere").err
+    for same in (trained, trained / "checkpoints" / "best.ckpt"):
+        refused = llm(*asked, f"decoding.draft={same}")
+        assert refused.code == 2 and f"decoding.draft={same}: it is the run itself, whose guesses cost" in refused.err
+        assert "a smaller run with the same vocabulary" in refused.err
+    Path("films.csv").write_text("text,label\n" + "".join(f"film {n},{n % 2}\n" for n in range(40)), encoding="utf-8")
+    films = ["data=labeled_text", "data.path=films.csv", "data.val_fraction=0.25", "model=dan"]
+    assert llm("train", *films, "trainer.max_steps=1", "trainer.accelerator=cpu", "hydra.run.dir=films").code == 0
+    refused = llm(*asked, "decoding.draft=films")
+    assert refused.code == 2 and "decoding.draft=films/checkpoints/best.ckpt is a Classification run" in refused.err
     training = llm("train", *small, "decoding=speculative", f"decoding.draft={trained}")
     assert training.code == 2 and "guesses for a run that is there, not for one that is trained" in training.err
