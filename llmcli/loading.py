@@ -51,6 +51,8 @@ def check_precision(task: Task, precision: Precision) -> None:
 def prepare(task: Task, precision: Precision, device: torch.device | str, *, generating: bool = False) -> str:
     """Move a task to its device and give its weights their precision, in place and one way -> what became of them.
 
+    generating: for nothing else; what only scoring needs is let go of.
+
     auto: as they are; generating, what `generation_precision` says. int8, int4: the matrices (`llmcli.quantise`); what
     else there is, with the state that decoding keeps, has the type of `generation_precision` where the task generates.
 
@@ -58,6 +60,8 @@ def prepare(task: Task, precision: Precision, device: torch.device | str, *, gen
     """
     check_precision(task, precision)
     device = torch.device(device)
+    if generating and (forget := getattr(task, "forget_reference", None)) is not None:
+        forget()  # before it is moved and cast
     task.to(device)
     if next(task.parameters(), None) is None:  # counts
         return ""

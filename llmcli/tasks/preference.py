@@ -97,6 +97,10 @@ class Preference(NextToken):
             self.reference = Reference(self.model, self.head)
         return super().load_state_dict(state_dict, strict, assign)
 
+    def forget_reference(self) -> None:
+        """Half of the memory, for a task that is neither trained nor scored any more."""
+        self.reference = None
+
     # -- loss --------------------------------------------------------------------------------------------------
 
     def _step(self, batch: Batch, stage: Stage) -> StepResult:

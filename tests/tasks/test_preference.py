@@ -16,7 +16,9 @@ from llmcli.data.example_batches import collate
 from llmcli.data.records import Preference as Pair
 from llmcli.data.records import Turn
 from llmcli.errors import InputError
+from llmcli.loading import prepare
 from llmcli.losses import IGNORED
+from llmcli.quantise import storage_bytes
 from llmcli.tasks.preference import Preference, dpo_losses
 
 PAIRS = [
@@ -130,6 +132,20 @@ def test_the_reference_comes_back_from_a_checkpoint():
         again._step(batch(again), "val").each["margin"].tolist()
         == made._step(batch(made), "val").each["margin"].tolist()
     )
+
+
+@pytest.mark.parametrize("precision", ["auto", "32", "bf16"])
+def test_a_run_that_generates_lets_go_of_its_reference(precision):
+    made, scored = make(), make()
+    size = storage_bytes(made)
+    expected = scored._step(batch(scored), "val").loss
+    prepare(scored, "auto", "cpu")
+    assert scored._step(batch(scored), "val").loss == expected and storage_bytes(scored) == size
+    prepare(made, precision, "cpu", generating=True)
+    assert made.reference is None and not any("reference" in name for name, _ in made.named_modules())
+    assert storage_bytes(made) <= size / 2 + 2**12  # tables of a fused model
+    state = made.init_state(1, 4)
+    assert made.step(torch.tensor([[1, 2]]), state).logits.shape == (1, 2, BYTES.vocab_size)
 
 
 def test_both_answers_follow_the_same_turns():
