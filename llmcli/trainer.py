@@ -20,6 +20,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 from llmcli.checkpoint import AtomicCheckpointIO
 from llmcli.errors import InputError
 from llmcli.mistakes import did_you_mean, nearest
+from llmcli.training_loop import shorten
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true"]
 
@@ -196,7 +197,7 @@ def build_trainer(settings: TrainerSettings, *, callbacks: Sequence[pl.Callback]
     `settings` must be complete: precision, val_every and val_batches decided.
     """
     assert settings.val_every is not None and settings.val_batches is not None
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         strategy=settings.strategy,
@@ -220,6 +221,8 @@ def build_trainer(settings: TrainerSettings, *, callbacks: Sequence[pl.Callback]
         use_distributed_sampler=False,
         default_root_dir=str(folder),
     )
+    shorten(trainer)
+    return trainer
 
 
 def quiet_lightning() -> None:

@@ -56,8 +56,8 @@ def test_a_step_calls_few_functions(small: list[str], tmp_path: Path) -> None:
     finally:
         sys.setprofile(before)
     assert len(calls.counts) == 12
-    # about 1,280, of which some 400 are of the model; 1,898 with the profiling of Lightning and all of the empty hooks
-    assert statistics.median(calls.counts[3:]) < 1400
+    # about 735, of which some 400 are of the model; 1,280 in the loop of Lightning as it is
+    assert statistics.median(calls.counts[3:]) < 800
 
 
 class Some(Callback):

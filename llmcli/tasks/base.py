@@ -285,18 +285,22 @@ class Task(pl.LightningModule, ABC):
                 torch.manual_seed(self._of_step[-1][1])
         return self._begun.leaf
 
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
+        if self._begun is None:  # otherwise done before the forward pass
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
+
     @property
     def _rows(self) -> int | None:
         return None if self.micro_batch == "auto" else self.micro_batch
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's, and from its leaf through the graph of the first part, then the other parts one by one."""
-        super().backward(loss, *args, **kwargs)
         begun, self._begun = self._begun, None
+        if begun is None or loss is not begun.leaf:
+            super().backward(loss, *args, **kwargs)
         if begun is None:
             return
-        factor = begun.leaf.grad  # of accumulation and of float16's scale
-        assert factor is not None
+        factor = begun.leaf.grad  # of accumulation and of float16's scale; None: neither
         batch, _ = self._of_step[-1]
         waiting = [begun]
         del begun
@@ -316,7 +320,7 @@ class Task(pl.LightningModule, ABC):
                 self.zero_grad()
             torch.manual_seed(self._of_step[-1][1])
 
-    def _once_more(self, batches: Sequence[tuple[Batch, int]], factor: Tensor) -> bool:
+    def _once_more(self, batches: Sequence[tuple[Batch, int]], factor: Tensor | None) -> bool:
         """The earlier batches of the step, whose gradients were mixed with those of a failed pass; False: no memory."""
         try:
             for batch, seed in batches:
@@ -327,7 +331,7 @@ class Task(pl.LightningModule, ABC):
             return False
         return True
 
-    def _through(self, batch: Batch, factor: Tensor, begun: _Begun | None) -> list[StepResult]:
+    def _through(self, batch: Batch, factor: Tensor | None, begun: _Begun | None) -> list[StepResult]:
         """All parts of a batch forwards and backwards, the first from where it was `begun`; results without graphs."""
         divisor, results = self.divisor(batch["n_tokens"]), []
         left = parts(dict(batch), self._rows) if begun is None else begun.rest
