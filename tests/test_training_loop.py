@@ -113,8 +113,7 @@ def fitted(given: list[str], folder: Path, *, more: list[pl.Callback], resume: s
         [],
         ["trainer.accumulate=3", "trainer.clip_norm=null", "optimizer=muon"],
         ["trainer.precision=bf16-mixed", "trainer.micro_batch=2", "trainer.accumulate=2"],
-        ["trainer.precision=bf16-true"],
-        ["callbacks=ema", "callbacks.ema.start_step=2", "trainer.clip_norm=null"],
+        ["trainer.precision=bf16-true", "callbacks=ema", "callbacks.ema.start_step=2"],
         ["batch.size=100", "batch.seq_len=64", "trainer.accumulate=2", "trainer.max_steps=6"],  # into a second epoch
         ["model=lstm", "model.d_hidden=8", "schedule=constant"],
     ],

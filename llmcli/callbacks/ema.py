@@ -37,6 +37,8 @@ class EMA(WeightAveraging):
     @torch.no_grad()
     def _average(self, averages: Sequence[Tensor], weights: Sequence[Tensor], updates: Tensor | int) -> None:
         if averages[0].is_floating_point():  # all of one dtype
-            torch._foreach_lerp_(list(averages), list(weights), 1.0 if self._copying else 1.0 - self._decay)
+            # the average of bfloat16 weights is in float32, in which small steps still add up
+            full = [each.to(averages[0].dtype) for each in weights]
+            torch._foreach_lerp_(list(averages), full, 1.0 if self._copying else 1.0 - self._decay)
         else:
             torch._foreach_copy_(list(averages), list(weights))  # buffers that count have no mean
