@@ -100,6 +100,11 @@ class LanguageModelHead(nn.Module):
         logits: Tensor = self.output(hidden)
         return softcapped(logits.to(torch.promote_types(logits.dtype, torch.float32)), self.softcap)
 
+    def rows_at_once(self, n: int) -> int:
+        """Of how many of n rows training makes the logits at a time, for a loss that needs the logits themselves."""
+        few = n * len(self.weight) <= PLAIN_LOGITS
+        return max(1, n if self.chunk is None or few else self.chunk)
+
     def forward(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """`loss`, so that compiling or wrapping the module covers what training runs."""
         return self.loss(hidden, labels)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.checkpoint import checkpoint
 
 from llmcli.decoding.base import StepOutput
 from llmcli.errors import InputError
@@ -154,13 +156,27 @@ class SequenceToSequence(Task):
         hidden = self._hidden(batch, given)
         if self.r_drop:
             again = self._hidden(batch, given)  # with other dropout
-            one, other = (self.head.logits(each[real]) for each in (hidden, again))  # (N, V)
-            loss = r_drop(one, other, labels[real], weight=self.r_drop, label_smoothing=self.head.label_smoothing)
+            loss = self._r_drop(hidden[real], again[real], labels[real])
         elif self.prefixed:  # of the source no logits are made
             loss = self.head(hidden[real], labels[real])
         else:
             loss = self.head(hidden, labels)
         return loss
+
+    def _r_drop(self, one: Tensor, other: Tensor, labels: Tensor) -> Tensor:
+        """one, other (N, D): of two passes. Of many logits no more than `head.chunk` rows are there at a time: they are
+        made again on the way back."""
+
+        def loss(one: Tensor, other: Tensor, labels: Tensor) -> Tensor:
+            logits = self.head.logits(one), self.head.logits(other)  # (n, V) each
+            return r_drop(*logits, labels, weight=self.r_drop, label_smoothing=self.head.label_smoothing)
+
+        size = self.head.rows_at_once(len(labels))
+        if size >= len(labels):
+            return loss(one, other, labels)
+        parts = zip(*(torch.split(each, size) for each in (one, other, labels)), strict=True)
+        again = partial(checkpoint, loss, use_reentrant=False, preserve_rng_state=False)  # nothing in it is random
+        return torch.stack([again(*part) for part in parts]).sum()
 
     def _draws(self) -> bool:
         """Whether the model draws at random while it learns."""
@@ -180,7 +196,9 @@ class SequenceToSequence(Task):
     def _with_own(self, batch: Batch, given: Tensor, labels: Tensor, rate: float) -> Tensor:
         """given (B, T) with some of the model's most probable tokens in place of the right ones."""
         own = drawn(given, labels, rate)  # (B, T - 1)
-        predicted = self.head.logits(self._hidden(batch, given)[:, :-1][own]).argmax(-1)
+        hidden = self._hidden(batch, given)[:, :-1][own]  # (N, D)
+        parts = torch.split(hidden, self.head.rows_at_once(len(hidden)))
+        predicted = torch.cat([self.head.logits(part).argmax(-1) for part in parts])
         torch.clear_autocast_cache()  # weights that were cast without gradients would be used again with them
         mixed = given.clone()
         mixed[:, 1:][own] = predicted

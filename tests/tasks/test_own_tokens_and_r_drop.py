@@ -6,7 +6,9 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from llmcli import heads
 from llmcli.errors import InputError
 from llmcli.losses import IGNORED, cross_entropy, r_drop
 from llmcli.models.gpt2 import GPT2
@@ -148,6 +150,41 @@ def test_two_passes_with_other_dropout_are_compared(build, batch):
     assert loss(task, batch).item() == pytest.approx(expected.item(), rel=1e-5)
     without = make(build, dropout=0.0, r_drop=5.0)
     assert loss(without, batch).item() == pytest.approx(loss(make(build), batch).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"r_drop": 5.0}, {"scheduled_sampling": 1.0, "sampling_schedule": "constant"}])
+def test_many_logits_are_made_in_chunks_with_the_same_result(monkeypatch, changes):
+    def build(dropout):
+        return Seq2SeqRecurrent(
+            cell="gru", vocab_size=500, d_model=16, n_encoder_layers=1, n_decoder_layers=1, attention="luong",
+            share_embeddings=True, tie_embeddings=False, dropout=dropout,
+        )  # fmt: skip
+
+    torch.manual_seed(2)
+    ids = torch.randint(4, 500, (8, 9))
+    batch = {"ids": ids, "target": ids, "labels": ids.roll(-1, 1), "n_tokens": 72, "n_ids": 72}
+    task = make(build, dropout=0.3, **changes)
+    monkeypatch.setattr(heads, "PLAIN_LOGITS", 0)
+    found = []
+    for chunk in (None, 7):
+        task.head.chunk = chunk
+        with Watch() as watch:
+            value = loss(task, batch)
+            found.append((value, torch.autograd.grad(value, list(task.parameters()))))
+        assert watch.largest == (500 * 72 if chunk is None else 500 * 16)  # all logits; no more than a table
+    torch.testing.assert_close(*found)
+
+
+class Watch(TorchDispatchMode):
+    """largest: elements of the largest tensor that is made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for each in found if isinstance(found, tuple | list) else (found,):
+            self.largest = max(self.largest, each.numel() if isinstance(each, torch.Tensor) else 0)
+        return found
 
 
 # -- both off --------------------------------------------------------------------------------------------------------
