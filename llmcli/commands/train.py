@@ -136,17 +136,19 @@ def _train(
     if trainer.is_global_zero:
         runs.begin(folder, plain, choices, start=start)
         store.save(parts.prepared.tokenizer, folder / "tokenizer")
+    trained = False
     try:
         trainer.fit(
             parts.task, datamodule=parts.data, ckpt_path=str(resumed[0]) if resumed else None, weights_only=True
         )
+        trained = True  # whatever comes over the summary
         if trainer.is_global_zero:
-            history.write_status("completed")  # whatever comes over the summary, the training is done
+            history.write_status("completed")
             try:
                 from llmcli import results  # evaluating needs much that training does not: not before the first step
 
                 figures = results.conclude(parts, history, folder=folder)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Exception):
                 ui.note(f"the run is complete, without its final figures; llm train resume={folder} writes them")
                 raise
             summary.sum_up(parts, history, figures, folder=folder, prompt=prompt)
@@ -158,7 +160,8 @@ def _train(
             raise KeyboardInterrupt from None
         raise
     except Exception as err:
-        history.write_status("failed")
+        if not trained:
+            history.write_status("failed")
         ui.log(f"error: {type(err).__name__}: {err}")
         raise
     finally:

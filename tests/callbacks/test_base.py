@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
+import llmcli
 from llmcli import checkpoint, files, results
 from llmcli.callbacks import samples
 from llmcli.callbacks.base import Callback, Order, in_order
@@ -123,16 +125,23 @@ def test_a_validation_that_is_not_finite_is_never_the_best_and_is_said(llm, smal
 # -- the closing summary ----------------------------------------------------------------------------------------------
 
 
-def test_an_interrupted_summary_leaves_a_completed_run_that_resume_sums_up(llm, small, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("broken", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left on device"), 1), (None, 1)]
+)
+def test_a_broken_summary_leaves_a_completed_run_that_resume_sums_up(llm, small, tmp_path, monkeypatch, broken, code):
     folder = tmp_path / "run"
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    def fail(*_):
+        raise broken
 
     with monkeypatch.context() as patch:
-        patch.setattr(results, "floor_of", interrupt)
+        if broken is None:  # it cannot even be imported
+            patch.delattr(llmcli, "results")
+            patch.setitem(sys.modules, "llmcli.results", None)
+        else:
+            patch.setattr(results, "floor_of", fail)
         ended = llm("train", *small, f"hydra.run.dir={folder}")
-    assert ended.code == 130
+    assert ended.code == code
     assert f"the run is complete, without its final figures; llm train resume={folder} writes them" in ended.err
     assert files.read_json(folder / "status.json")["state"] == "completed"
     assert not (folder / "metrics.json").exists()
