@@ -1,9 +1,12 @@
-"""A linear layer whose bfloat16 weight lies in the order in which oneDNN's kernels read it, for inference on a CPU.
+"""A linear layer whose bfloat16 weight lies in the order in which the kernels read it, for inference on a CPU.
+
+The kernels are our own (`llmcli.kernels.few_rows`), or else oneDNN's.
 
 torch's own product finds the weight in rows and brings it into that order in every call, which for one row of input
 takes longer than the product. One core with AVX512-BF16, all linear layers of 12 blocks of 576 (feed-forward
-1,536): 7.4 ms instead of 11.7 for 1 row, 7.5 instead of 13.8 for 8, 31 instead of 37 for 64; in float32 0.9 to 1.05 of
-the time for 1 row, so there it is left. The operators are those that torch's compiler uses for frozen weights.
+1,536), by oneDNN: 7.4 ms instead of 11.7 for 1 row, 7.5 instead of 13.8 for 8, 31 instead of 37 for 64; in float32 0.9
+to 1.05 of the time for 1 row, so there it is left. oneDNN's operators are those that torch's compiler uses for frozen
+weights.
 
 Shapes: K in_features, N out_features.
 """
@@ -17,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from llmcli.errors import InputError
+from llmcli.kernels import few_rows
 
-ROWS = 8  # of the input that the order is chosen for; it is as good for 1 and for 64
+ROWS = 8  # of the input that oneDNN's order is chosen for; it is as good for 1 and for 64
 
 
 class PackedLinear(nn.Module):
@@ -28,16 +32,25 @@ class PackedLinear(nn.Module):
         """weight (N, K), bias (N,) or None, of any floating type, on the CPU."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
+        self._own = self.in_features % few_rows.STEP == 0 and few_rows.available()
         with torch.no_grad():
-            self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(torch.bfloat16), ROWS)
-        # Neither is a parameter or a buffer: an opaque tensor can be neither cast nor saved.
+            narrow = weight.detach().to(torch.bfloat16)
+            self._weight: Tensor = (
+                few_rows.pack_bf16(narrow) if self._own else torch.ops.mkldnn._reorder_linear_weight(narrow, ROWS)
+            )
+        # Neither is a parameter or a buffer: what is packed can be neither cast nor saved.
         self._bias = None if bias is None else bias.detach().to(torch.bfloat16)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() and x.requires_grad:
             raise RuntimeError("a packed layer has no gradient: it is made of a trained one, to be used")
         rows = x.to(torch.bfloat16)
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
+        if self._own:
+            flat = rows.reshape(-1, self.in_features).contiguous()
+            y = few_rows.product_bf16(flat, self._weight, self._bias, self.out_features)
+            y = y.view(*x.shape[:-1], self.out_features)
+        else:
+            y = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
         return y.to(x.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -20,10 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.errors import InputError
+from llmcli.kernels import few_rows
 from llmcli.layers.packing import FULL_BLOCK, layout_int4, pack_int4, unpack_int4
 
 Bits = Literal[8, 4]
 GROUP_SIZES = (32, 64, 128, 256)  # that torch's kernels for 4 bits have
+
+ANY_ROWS = 2**31  # all go to the kernel
 
 _BLOCK = 2**17  # weights that are fitted at a time: they stay in the core's cache
 _SHRINK = 0.97  # of the first range of a group; the largest weights are few
@@ -86,7 +89,7 @@ class QuantisedLinear(nn.Module, ABC):
 
 
 class Int8Linear(QuantisedLinear):
-    """A weight of 8 bits: q (N, K) int8, scale (N,)."""
+    """A weight of 8 bits: q (N, K) int8, or as `few_rows` packs it, and scale (N,), or filled up as q is."""
 
     packed_rows = 32  # at 256 it takes 3 times as long as a bfloat16 product, on one CPU core at K = 576, N = 3,072
 
@@ -94,9 +97,12 @@ class Int8Linear(QuantisedLinear):
         super().__init__(in_features=q.shape[1], out_features=q.shape[0], bias=bias)
         self.q: Tensor
         self.scale: Tensor
-        self.register_buffer("q", q)
-        self.register_buffer("scale", scale)
-        self.most_rows = self.packed_rows if q.device.type == "cpu" else 0
+        on_cpu = q.device.type == "cpu"
+        self._own = on_cpu and few_rows.available()
+        self.register_buffer("q", few_rows.pack_int8(q) if self._own else q)
+        fill = -len(scale) % few_rows.LANES if self._own else 0
+        self.register_buffer("scale", F.pad(scale, (0, fill)))
+        self.most_rows = ANY_ROWS if self._own else self.packed_rows if on_cpu else 0
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Self:
@@ -110,9 +116,12 @@ class Int8Linear(QuantisedLinear):
         return weight.shape[1] % 16 == 0
 
     def dequantised(self) -> Tensor:
-        return self.q.to(torch.bfloat16) * self.scale[:, None]
+        q = few_rows.unpack_int8(self.q, self.out_features) if self._own else self.q
+        return q.to(torch.bfloat16) * self.scale[: self.out_features, None]
 
     def _product(self, x: Tensor) -> Tensor:
+        if self._own:
+            return few_rows.product_int8(x, self.q, self.scale, self.out_features)
         return torch._weight_int8pack_mm(x, self.q, self.scale)
 
     @property
@@ -123,7 +132,8 @@ class Int8Linear(QuantisedLinear):
 class Int4Linear(QuantisedLinear):
     """A weight of 4 bits in groups: `packed` holds q two to a byte, as the kernel of its device wants it.
 
-    scales (K / g, N', 2): scale and zero of each group. N' is N filled up with zeros to what the kernel divides.
+    scales (K / g, N', 2): scale and zero of each group, None where the kernel is `few_rows`, which has them inside
+    `packed`. N' is N filled up with zeros to what the kernel divides.
     """
 
     packed_rows = 128  # at 256 it takes 2.2 times as long as a bfloat16 product
@@ -132,14 +142,20 @@ class Int4Linear(QuantisedLinear):
         """q (N, K) in 0 ... 15, scale and zero (N, K / g)."""
         super().__init__(in_features=q.shape[1], out_features=q.shape[0], bias=bias)
         self.group_size = q.shape[1] // scale.shape[1]
+        self._on_cpu = q.device.type == "cpu"  # asked once, not for every token
+        self._own = self._on_cpu and self.group_size == few_rows.GROUP and few_rows.available()
+        self.packed: Tensor
+        self.scales: Tensor | None
+        if self._own:
+            self.register_buffer("packed", few_rows.pack_int4(q, scale, zero))
+            self.scales, self.most_rows = None, ANY_ROWS
+            return
         fill = -q.shape[0] % FULL_BLOCK
         scales = F.pad(torch.stack((scale, zero), -1), (0, 0, 0, 0, 0, fill))  # (N', K / g, 2)
-        self.packed: Tensor
-        self.scales: Tensor
         self.register_buffer("packed", pack_int4(F.pad(q, (0, 0, 0, fill))))
         self.register_buffer("scales", scales.transpose(0, 1).contiguous())
-        self._on_cpu, self._filled = q.device.type == "cpu", fill > 0  # asked once, not for every token
-        self.most_rows = {"plain": 0, "unknown": 2**31}.get(layout_int4(q.device.type), self.packed_rows)
+        self._filled = fill > 0
+        self.most_rows = {"plain": 0, "unknown": ANY_ROWS}.get(layout_int4(q.device.type), self.packed_rows)
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None, *, group_size: int) -> Self:
@@ -153,16 +169,23 @@ class Int4Linear(QuantisedLinear):
         return weight.shape[1] % group_size == 0
 
     def dequantised(self) -> Tensor:
-        if layout_int4(self.device.type) == "unknown":  # what the kernel makes of each input alone
+        if not self._own and layout_int4(self.device.type) == "unknown":  # what the kernel makes of each input alone
             one = torch.eye(self.in_features, dtype=torch.bfloat16, device=self.device)
             return self._product(one).T.contiguous()
-        q = unpack_int4(self.packed, self.in_features)  # (N', K)
+        if self._own:
+            q, scale, zero = few_rows.unpack_int4(self.packed, self.out_features)
+        else:
+            q = unpack_int4(self.packed, self.in_features)  # (N', K)
+            assert self.scales is not None
+            scale, zero = self.scales.transpose(0, 1).unbind(-1)  # (N', K / g) each
         grouped = (q.to(torch.bfloat16) - 8).view(len(q), -1, self.group_size)  # (N', K / g, g)
-        scale, zero = self.scales.transpose(0, 1).unsqueeze(-2).unbind(-1)  # (N', K / g, 1) each
-        return torch.addcmul(zero, grouped, scale).flatten(1)[: self.out_features]
+        return torch.addcmul(zero[..., None], grouped, scale[..., None]).flatten(1)[: self.out_features]
 
     def _product(self, x: Tensor) -> Tensor:
+        if self._own:
+            return few_rows.product_int4(x, self.packed, self.out_features)
         kernel = torch._weight_int4pack_mm_for_cpu if self._on_cpu else torch._weight_int4pack_mm
+        assert self.scales is not None
         y: Tensor = kernel(x, self.packed, self.group_size, self.scales)
         return y[:, : self.out_features] if self._filled else y
 
