@@ -340,6 +340,7 @@ def test_the_tables(llm):
         ("model=textcnn task=classification data=python_topics", "measures what learns from running text"),
         ("decoding=beam", "a search gives its tokens at the end"),
         ("precision=int5", "precision must be one of auto, 32, bf16, int8, int4, not int5"),
+        ("model.d_model=24 model.n_heads=2 model.d_ff=40 precision=int8", "run has none that it could keep so"),
         ("model=gpt2 compare=[transformers]", "knows the shape of model=transformer, not of GPT2"),
         ("task=masked_lm model=bert what=[generate]", "task=masked_lm does not continue a text"),
     ],

@@ -101,6 +101,7 @@ def _generation(cfg: DictConfig, parts: Parts, watch: Stopwatch) -> Callable[[],
     precision = loading.precision_of(cfg.precision)
     if not hasattr(task, "step"):
         raise InputError(f"task={parts.choices.get('task')} does not continue a text", "what=[train]")
+    loading.check_precision(task, precision)
     prompt, new = generation.lengths(task.max_seq_len, cfg.prompt_tokens, cfg.new_tokens)
     if not any(each.startswith("decoding") for each in configs.launch().overrides):
         strategy = configs.build(configs.compose("train", ["decoding=greedy"]).decoding)
