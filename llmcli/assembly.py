@@ -159,12 +159,13 @@ def build(
         budget = Budget(steps=1, seconds=None)
     per_step = per_batch * settings.accumulate * ranks
     tokens = None if budget.steps is None else budget.steps * per_step
+    one_length = getattr(data, "gives", "windows") != "examples"
     choice = precision.choose(
         settings,
         device=device,
         width=task.width,
         parameters=matrix_parameters(task),
-        one_shape=getattr(data, "gives", "windows") != "examples",
+        one_shape=one_length,
         tokens=tokens,
         seconds=budget.seconds,
     )
@@ -175,7 +176,7 @@ def build(
         cfg.trainer.val_every = every
         cfg.trainer.val_batches = settings.val_batches or _val_batches(prepared, data, every * per_step)
         settings = configs.build(cfg.trainer)
-    micro_batch.begin(task, settings, cfg, device=device, ranks=ranks)
+    micro_batch.begin(task, settings, cfg, device=device, ranks=ranks, one_length=one_length)
     task.nominal_tokens = per_batch
     task.text_per_target = _text_per_target(prepared)
     _check_optimizer(task)

@@ -53,7 +53,8 @@ class TrainerSettings:
     of metrics.csv. precision, compile: "auto" takes the measured choice for this machine. loss_chunk: rows of logits
     over a vocabulary that are made at a time where they are many (None: all). checkpoint_activations: blocks are
     computed again in the backward pass (`llmcli.layers.recompute`). micro_batch: rows of a batch that go through the
-    model at a time ("auto": as many as fit; None: all). Whatever it is, it is halved where memory runs out.
+    model at a time ("auto": as many as fit; None: all). micro_tokens: no more of them than have so many tokens
+    together, with their padding (None: any number). Where memory runs out half as much goes through at a time.
     """
 
     max_steps: int | None
@@ -75,6 +76,7 @@ class TrainerSettings:
     loss_chunk: int | None = 512
     checkpoint_activations: bool = False
     micro_batch: int | Literal["auto"] | None = None
+    micro_tokens: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -88,6 +90,7 @@ class TrainerSettings:
             "log_every",
             "loss_chunk",
             "micro_batch",
+            "micro_tokens",
         ):
             value = getattr(self, name)
             if value not in (None, "auto") and value < 1:

@@ -623,6 +623,27 @@ def test_rows_that_fit_are_found_said_remembered_and_kept_for_resuming(llm, smal
     assert resumed.code == 0 and len(trials) == 1
 
 
+def test_of_examples_tokens_are_found_and_remembered(llm, tmp_path, monkeypatch):
+    from llmcli.tasks import base
+
+    trials = []
+    monkeypatch.setattr(base, "fitting", lambda *args, **more: trials.append(1) or 3)
+    common = [*PAIRS.split(), "model=seq2seq_rnn", "model.d_model=16", "trainer.max_steps=2", "trainer.val_batches=1"]
+    common += ["trainer.accelerator=cpu", "callbacks.samples=null", "batch.size=8", "trainer.micro_batch=auto"]
+    found = []
+    for name in ("first", "second"):
+        done = llm("train", *common, f"hydra.run.dir={tmp_path / name}")
+        assert done.code == 0, done.err
+        trainer = OmegaConf.load(tmp_path / name / "config.yaml").trainer
+        found.append((trainer.micro_batch, trainer.micro_tokens))
+        said = f"trainer.micro_tokens={trainer.micro_tokens}"
+        assert said + (", as found before" if trials[1:] or name == "second" else ")") in done.err
+    assert len(trials) == 1 and found[0] == found[1] == (None, found[0][1]) and found[0][1] % 3 == 0
+    assert same(weights(tmp_path / "first"), weights(tmp_path / "second"))
+    both = llm("train", *common, "trainer.micro_tokens=64")
+    assert both.code == 2 and "trainer.micro_batch=auto finds what trainer.micro_tokens=64 says" in both.err
+
+
 def test_what_cannot_be_taken_apart_is_refused(llm, small):
     lstm = llm("train", *small, "model=lstm", "trainer.micro_batch=2", "trainer.max_steps=1")
     assert lstm.code == 2 and "cannot be taken apart" in lstm.err

@@ -21,7 +21,7 @@ from llmcli.data.records import Record
 from llmcli.errors import LLMError
 from llmcli.metrics.base import Metric
 from llmcli.optim.groups import take_settings
-from llmcli.tasks.micro_batches import fitting, is_out_of_memory, parts, rows_of
+from llmcli.tasks.micro_batches import fitting, is_out_of_memory, parts, rows_of, width
 from llmcli.tokenizers.base import Tokenizer
 
 Stage = Literal["train", "val"]
@@ -139,10 +139,13 @@ class Task(pl.LightningModule, ABC):
         self.text_per_target: Mapping[str, float] = {}
         self.saved: Path | None = None  # the newest checkpoint of the run
         self.run_state: dict[str, Any] = {}  # what makes the checkpoint whole: config, tokenizer, versions
-        # Rows that go through the model at a time, None: all of a batch, "auto": as many as fit; and who is told what
-        # was found: how many, and whether because memory ran out.
+        # Rows that go through the model at a time, None: all of a batch, "auto": as many as fit; tokens of them with
+        # their padding, None: any number. What is found is in rows where all batches are of `one_length`, otherwise in
+        # tokens; and who is told that it was found, and whether because memory ran out.
         self.micro_batch: int | Literal["auto"] | None = None
-        self.on_micro_batch: Callable[[int | None, bool], None] = lambda rows, out_of_memory: None
+        self.micro_tokens: int | None = None
+        self.one_length = True
+        self.on_micro_batch: Callable[[bool], None] = lambda out_of_memory: None
         self._begun: _Begun | None = None
         self._of_step: list[tuple[Batch, int]] = []  # batches of the optimizer step in hand, and their seeds
         self._step_tokens = 0  # targets seen since the last optimizer step
@@ -274,7 +277,7 @@ class Task(pl.LightningModule, ABC):
             self._find_micro_batch(batch)
         while self._begun is None:
             try:
-                first_part, *rest = parts(dict(batch), self._rows)
+                first_part, *rest = parts(dict(batch), self._rows(batch))
                 result = self._step(first_part, "train")
                 loss = result.loss / self.divisor(batch["n_tokens"])
                 self._begun = _Begun(result, loss, loss.detach().requires_grad_(), rest)
@@ -289,9 +292,13 @@ class Task(pl.LightningModule, ABC):
         if self._begun is None:  # otherwise done before the forward pass
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
-    @property
-    def _rows(self) -> int | None:
-        return None if self.micro_batch == "auto" else self.micro_batch
+    def _rows(self, batch: Batch) -> int | None:
+        """How many of a batch go through the model at a time; None: all."""
+        rows = None if self.micro_batch == "auto" else self.micro_batch
+        if self.micro_tokens is None:
+            return rows
+        fit = max(1, self.micro_tokens // width(dict(batch)))
+        return fit if rows is None else min(rows, fit)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Lightning's, and from its leaf through the graph of the first part, then the other parts one by one."""
@@ -334,7 +341,7 @@ class Task(pl.LightningModule, ABC):
     def _through(self, batch: Batch, factor: Tensor | None, begun: _Begun | None) -> list[StepResult]:
         """All parts of a batch forwards and backwards, the first from where it was `begun`; results without graphs."""
         divisor, results = self.divisor(batch["n_tokens"]), []
-        left = parts(dict(batch), self._rows) if begun is None else begun.rest
+        left = parts(dict(batch), self._rows(batch)) if begun is None else begun.rest
         if begun is not None:
             begun.loss.backward(factor)  # type: ignore[no-untyped-call]
             results.append(replace(begun.result, loss=begun.result.loss.detach()))
@@ -352,7 +359,7 @@ class Task(pl.LightningModule, ABC):
         """Raise what is no lack of memory again; and a lack of it for a single row, as the user's to mend."""
         if not is_out_of_memory(err):
             raise err
-        if (self._rows or rows_of(dict(batch))) <= 1:
+        if (self._rows(batch) or rows_of(dict(batch))) <= 1:
             raise LLMError(
                 "there is not enough memory for one row of a batch",
                 "a smaller model or batch.seq_len, or trainer.checkpoint_activations=true",
@@ -360,26 +367,38 @@ class Task(pl.LightningModule, ABC):
 
     def _halve(self, batch: Batch) -> None:
         count = rows_of(dict(batch))
-        self.micro_batch = max(1, -(-min(self._rows or count, count) // 2))
+        half = max(1, -(-min(self._rows(batch) or count, count) // 2))
+        if self.one_length:
+            self.micro_batch = half
+        else:
+            self.micro_tokens = half * width(dict(batch))
+            self.micro_batch = None if self.micro_batch == "auto" else self.micro_batch  # it is found now
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        self.on_micro_batch(self.micro_batch, True)
+        self.on_micro_batch(True)
 
     def _find_micro_batch(self, batch: Batch) -> None:
         """As many rows as fit: on a GPU all, halved where they do not; elsewhere by a trial of one and two rows."""
         count, found = rows_of(dict(batch)), None
+        if count == 1 and not self.one_length:
+            return  # nothing to find it with; the next batch may have more
         if self.device.type == "cpu":
             weights = sum(p.numel() * p.element_size() for p in self.parameters() if p.requires_grad)
             found = fitting(dict(batch), self._try, device=self.device, reserved=2 * weights)
             self.zero_grad()
             torch.manual_seed(self._of_step[-1][1])
-        # all of a batch is no number: batches of so many tokens differ in rows
-        self.micro_batch = None if found is None or found >= count else found
-        self.on_micro_batch(self.micro_batch, False)
+        self.micro_batch = None  # all of a batch is no number: others may have more rows
+        if found is not None and not self.one_length:
+            self.micro_tokens = found * width(dict(batch))
+        elif found is not None and found < count:
+            self.micro_batch = found
+        self.on_micro_batch(False)
 
     def _try(self, part: Batch) -> None:
-        self._step(part, "train").loss.backward()  # type: ignore[no-untyped-call]
+        # a graph for sizes that do not come again takes minutes, and what compiling takes is no memory of the step
+        with torch.compiler.set_stance("force_eager"):
+            self._step(part, "train").loss.backward()  # type: ignore[no-untyped-call]
 
     def divisor(self, n: int) -> float:
         """What the summed loss of a micro-batch of n targets is divided by."""

@@ -34,6 +34,11 @@ def rows_of(batch: Batch) -> int:
     return len(batch["ids"])
 
 
+def width(batch: Batch) -> int:
+    """Places of one row with its padding, where a pair of texts has those of both."""
+    return sum(batch[name].shape[1] for name in ("ids", "target") if name in batch)
+
+
 def parts(batch: Batch, rows: int | None) -> list[Batch]:
     """The batch in parts of `rows` rows, the last with what is left; None: as it is.
 
@@ -58,14 +63,15 @@ def _rows(name: str, value: Any, count: int, start: int, stop: int) -> Any:
 
 
 def fitting(batch: Batch, run: Callable[[Batch], object], *, device: torch.device, reserved: int) -> int | None:
-    """How many rows of the batch fit into memory: what one and two of them take when they `run`, and a line through it.
+    """How many rows as long as those of the batch fit into memory, which may be more than it has: what one and two of
+    them take when they `run`, and a line through it.
 
     For a CPU, where taking too much ends in swapping or in the end of some process and not in an error. reserved:
-    bytes that will be taken besides, for the optimizer. None where the system does not say what is free.
+    bytes that will be taken besides, for the optimizer. None where the system does not say what is free, and of a
+    batch of one row.
     """
-    count = rows_of(batch)
     free = available(device)
-    if count < 3 or free is None:
+    if rows_of(batch) < 2 or free is None:
         return None
     run(parts(batch, 1)[0])  # what is made once and stays
     taken = []
@@ -78,4 +84,4 @@ def fitting(batch: Batch, run: Callable[[Batch], object], *, device: torch.devic
         taken.append(peak.grown())
     each = max(1, taken[1] - taken[0])
     room = SHARE * free - reserved - (taken[0] - each)
-    return int(max(1, min(count, room // each)))
+    return int(max(1, room // each))

@@ -112,7 +112,7 @@ def test_out_of_memory_leaves_no_trace_but_the_smaller_parts(where, accumulate, 
     fit(expected, tmp_path, accumulate=accumulate)
     task = make(0.2 if after == 0 else 0.0)
     said = []
-    task.on_micro_batch = lambda rows, out_of_memory: said.append((rows, out_of_memory))
+    task.on_micro_batch = lambda out_of_memory: said.append((task.micro_batch, out_of_memory))
     running_out(task, monkeypatch, where=where, limit=3, after=after)
     fit(task, tmp_path, accumulate=accumulate)
     assert said == [(4, True), (2, True)]
@@ -158,7 +158,7 @@ def test_parts_hold_every_row_once_and_count_as_the_whole():
         parts({**batch, "places": torch.zeros(5)}, 3)
 
 
-@pytest.mark.parametrize(("free", "expected"), [(1_000_000, 8), (1_000, 5), (300, 1), (10, 1), (None, None)])
+@pytest.mark.parametrize(("free", "expected"), [(1_000_000, 6998), (1_000, 5), (300, 1), (10, 1), (None, None)])
 def test_a_line_through_two_trials_says_how_many_rows_fit(free, expected, monkeypatch):
     class Peak:
         def __init__(self, device):
@@ -174,6 +174,105 @@ def test_a_line_through_two_trials_says_how_many_rows_fit(free, expected, monkey
     found = fitting(batch, lambda part: rows.append(len(part["ids"])), device=torch.device("cpu"), reserved=100)
     assert found == expected
     assert not rows or max(rows) == 2  # a trial never takes more
+    assert fitting(parts(batch, 1)[0], rows.append, device=torch.device("cpu"), reserved=100) is None
+
+
+def of_lengths(*shapes: tuple[int, int]) -> list[dict[str, Any]]:
+    """Batches of so many rows and places each."""
+    generator, found = torch.Generator().manual_seed(4), []
+    for index, shape in enumerate(shapes):
+        ids, labels = torch.randint(V, (2, *shape), generator=generator)
+        labels[0, shape[1] // 2 + 1 :] = -100
+        found.append({"ids": ids, "labels": labels, "n_tokens": int((labels != -100).sum()), "index": index})
+    return found
+
+
+LENGTHS = ((8, 2), (4, 4), (1, 6), (5, 6))
+
+
+def rows_seen(task: Task, monkeypatch: Any) -> list[int]:
+    seen: list[int] = []
+    inner = task.model.forward
+    monkeypatch.setattr(task.model, "forward", lambda ids, **more: seen.append(len(ids)) or inner(ids, **more))
+    monkeypatch.setitem(globals(), "batches", lambda count, rows=ROWS: of_lengths(*LENGTHS))
+    return seen
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_tokens_that_go_at_a_time_are_more_rows_of_short_texts_and_the_gradient_is_the_whole_batchs(
+    accumulate, tmp_path, monkeypatch
+):
+    whole, apart = make(0.0), make(0.0)
+    monkeypatch.setitem(globals(), "batches", lambda count, rows=ROWS: of_lengths(*LENGTHS))
+    fit(whole, tmp_path, accumulate=accumulate)
+    seen = rows_seen(apart, monkeypatch)
+    apart.micro_tokens = 13
+    fit(apart, tmp_path, accumulate=accumulate)
+    assert seen == [6, 2, 3, 1, 1, 2, 2, 1]
+    torch.testing.assert_close(weights(apart), weights(whole))
+    torch.testing.assert_close(apart.take_losses(), whole.take_losses())
+    few = make(0.0)
+    few.micro_tokens, few.micro_batch = 13, 2
+    assert [few._rows(batch) for batch in of_lengths(*LENGTHS)] == [2, 2, 2, 2]
+    few.micro_tokens = 1
+    assert few._rows(of_lengths((3, 5))[0]) == 1  # a row is the least
+
+
+def test_a_trial_compiles_nothing(tmp_path, monkeypatch):
+    from llmcli.tasks import base
+
+    compiled, at_trial = [], []
+    monkeypatch.setattr(base, "fitting", lambda batch, run, **more: run(parts(batch, 2)[0]) or at_trial.append(1) or 4)
+    task = make(0.0)
+    task.micro_batch = "auto"
+
+    def backend(graph, inputs):
+        compiled.append(bool(at_trial))
+        return graph.forward
+
+    task.model.compile(backend=backend)
+    fit(task, tmp_path, steps=1)
+    assert compiled and all(compiled)
+
+
+def test_a_pair_is_as_long_as_both_of_its_texts():
+    pair = {"ids": torch.zeros(2, 3), "target": torch.zeros(2, 4), "labels": torch.zeros(2, 4)}
+    assert micro_batches.width(pair) == 7
+
+
+def test_of_batches_of_many_lengths_auto_finds_tokens(tmp_path, monkeypatch):
+    """Not rows: those of the first batch, which may be the shortest, are too many of a longer one."""
+    from llmcli.tasks import base
+
+    trials = []
+    monkeypatch.setattr(base, "fitting", lambda batch, *args, **more: trials.append(batch["ids"].shape) or 6)
+    task, said = make(0.0), []
+    task.micro_batch, task.one_length = "auto", False
+    task.on_micro_batch = lambda out_of_memory: said.append((task.micro_batch, task.micro_tokens, out_of_memory))
+    seen = rows_seen(task, monkeypatch)
+    monkeypatch.setitem(globals(), "batches", lambda count, rows=ROWS: of_lengths((1, 6), *LENGTHS))
+    fit(task, tmp_path)
+    assert trials == [(8, 2)] and said == [(None, 12, False)]  # a batch of one row says nothing
+    assert seen == [1, 6, 2, 3, 1, 1, 2, 2, 1]
+
+
+def test_out_of_memory_halves_the_tokens_of_the_batch_it_came_with(tmp_path, monkeypatch):
+    expected, task, said = make(0.0), make(0.0), []
+    monkeypatch.setitem(globals(), "batches", lambda count, rows=ROWS: of_lengths(*LENGTHS))
+    fit(expected, tmp_path)
+    task.one_length = False
+    task.on_micro_batch = lambda out_of_memory: said.append((task.micro_batch, task.micro_tokens, out_of_memory))
+    inner = task.model.forward
+
+    def forward(ids, **more):
+        if ids.numel() > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return inner(ids, **more)
+
+    monkeypatch.setattr(task.model, "forward", forward)
+    fit(task, tmp_path)
+    assert said == [(None, 18, True)]  # three of five rows of six
+    torch.testing.assert_close(weights(task), weights(expected))
 
 
 def test_auto_takes_what_fits_and_trains_as_if_it_had_been_asked_for(tmp_path, monkeypatch):
@@ -182,7 +281,7 @@ def test_auto_takes_what_fits_and_trains_as_if_it_had_been_asked_for(tmp_path, m
     monkeypatch.setattr(base, "fitting", lambda batch, run, **more: run(parts(batch, 1)[0]) or 3)
     asked, auto, said = make(0.2), make(0.2), []
     asked.micro_batch, auto.micro_batch = 3, "auto"
-    auto.on_micro_batch = lambda rows, out_of_memory: said.append((rows, out_of_memory))
+    auto.on_micro_batch = lambda out_of_memory: said.append((auto.micro_batch, out_of_memory))
     assert torch.equal(weights(fit(auto, tmp_path)), weights(fit(asked, tmp_path)))
     assert said == [(3, False)]
 
@@ -195,7 +294,7 @@ def test_where_all_rows_fit_batches_with_more_of_them_stay_whole(found, tmp_path
     few_and_more = batches(1, 2) + batches(1, 8)
     monkeypatch.setitem(globals(), "batches", lambda count, rows=ROWS: few_and_more)
     task, seen, said = make(0.0), [], []
-    task.on_micro_batch = lambda rows, out_of_memory: said.append((rows, out_of_memory))
+    task.on_micro_batch = lambda out_of_memory: said.append((task.micro_batch, out_of_memory))
     task.micro_batch = "auto"
     inner = task.model.forward
     monkeypatch.setattr(task.model, "forward", lambda ids, **more: seen.append(len(ids)) or inner(ids, **more))
