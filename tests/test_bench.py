@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -157,6 +158,44 @@ def test_a_step_is_an_optimizer_step(parts_of, accumulate, monkeypatch):
     assert len(steps) == training.WARM_UP + 2
     assert found == {"data": accumulate, "forward": accumulate, "backward": accumulate, "optimizer": 1.0}
     assert beside.bare(shared)(5) == 1 / 5
+
+
+def test_every_loop_takes_batches_apart_as_the_fit_does(parts_of, monkeypatch):
+    parts = parts_of("model=transformer", *TRANSFORMER, "batch.size=5", "trainer.micro_batch=2")
+    rows: list[int] = []
+    inner = parts.task.model.forward
+    monkeypatch.setattr(parts.task.model, "forward", lambda ids, **more: rows.append(len(ids)) or inner(ids, **more))
+    watch = measuring.Stopwatch("cpu", torch.device("cpu"))
+    trainer, _ = training.fit(parts, watch, 1)
+    assert set(zip(rows[::3], rows[1::3], rows[2::3], strict=True)) == {(2, 2, 1)}
+    shared = training.Fitted(parts, torch.device("cpu"), watch, trainer.precision_plugin.train_step_context)
+    reference = torch.nn.Embedding(48, 2)
+
+    def mean(batch):
+        rows.append(len(batch["ids"]))
+        return reference(batch["ids"]).mean()
+
+    of_another = beside.of_module(shared, reference, mean)
+    for loop in (lambda steps: training.split_step(shared, steps), beside.bare(shared), of_another):
+        rows.clear()
+        loop(1)
+        assert rows == [2, 2, 1] * (training.WARM_UP + 1)
+
+
+def test_a_loop_beside_adds_up_to_the_mean_over_the_batch(parts_of):
+    gradients = []
+    for more in ([], ["trainer.micro_batch=2"]):
+        parts = parts_of("model=transformer", *TRANSFORMER, "batch.size=5", "trainer.clip_norm=null", *more)
+        shared = training.Fitted(
+            parts, torch.device("cpu"), measuring.Stopwatch("cpu", torch.device("cpu")), nullcontext
+        )
+        torch.manual_seed(0)
+        layer = torch.nn.Embedding(48, 2)
+        kept = []
+        layer.weight.register_post_accumulate_grad_hook(lambda weight, kept=kept: kept.append(weight.grad.clone()))
+        beside.of_module(shared, layer, lambda batch, layer=layer: layer(batch["ids"]).square().mean())(1)
+        gradients.append(kept[2 if more else 0])  # of the first step, after its last piece
+    torch.testing.assert_close(*gradients)
 
 
 def test_figures_of_training_follow_from_each_other(parts_of):

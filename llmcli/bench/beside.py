@@ -30,9 +30,9 @@ def bare(shared: Fitted) -> Loop:
         task = shared.task.train()
         configured = task.configure_optimizers()
 
-        def loss(batch: Any) -> Tensor:
-            result = task._step(batch, "train")
-            return result.loss / result.n
+        def loss(piece: Any, whole: Any) -> Tensor:
+            loss: Tensor = task._step(piece, "train").loss / whole["n_tokens"]
+            return loss
 
         return _loop(
             shared, loss, task, configured["optimizer"], steps, each_step=configured["lr_scheduler"]["scheduler"].step
@@ -54,19 +54,24 @@ def of_module(shared: Fitted, model: nn.Module, loss: Callable[[Any], Tensor], *
     autocast: in the precision of ours; otherwise as its weights are.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, fused=True)
-    return lambda steps: _loop(shared, loss, model, optimizer, steps, autocast=autocast)
+
+    def share(piece: Any, whole: Any) -> Tensor:
+        # rows are of one length here
+        return loss(piece) if piece is whole else loss(piece) * (len(piece["ids"]) / len(whole["ids"]))
+
+    return lambda steps: _loop(shared, share, model, optimizer, steps, autocast=autocast)
 
 
 def _loop(
     shared: Fitted,
-    loss: Callable[[Any], Tensor],
+    loss: Callable[[Any, Any], Tensor],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     steps: int,
     each_step: Callable[[], None] | None = None,
     autocast: bool = True,
 ) -> float:
-    """Seconds a step."""
+    """Seconds a step. loss: what a piece of a batch adds to the mean over all of it."""
     settings, batches = shared.parts.settings, shared.batches()
     weights = [each for each in model.parameters() if each.requires_grad]
     began = 0.0
@@ -74,9 +79,11 @@ def _loop(
         if step == WARM_UP:
             began = shared.watch()
         for _ in range(settings.accumulate):
-            with _autocast(shared) if autocast else nullcontext():
-                mean = loss(next(batches)) / settings.accumulate
-            mean.backward()  # type: ignore[no-untyped-call]
+            batch = next(batches)
+            for piece in shared.pieces(batch):
+                with _autocast(shared) if autocast else nullcontext():
+                    mean = loss(piece, batch) / settings.accumulate
+                mean.backward()  # type: ignore[no-untyped-call]
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm)
         optimizer.step()

@@ -27,6 +27,7 @@ from llmcli.bench.measuring import Spread, Stopwatch, in_turns
 from llmcli.callbacks.steps import StopSignal
 from llmcli.memory import Peak
 from llmcli.tasks.base import Task
+from llmcli.tasks.micro_batches import parts as in_pieces
 from llmcli.trainer import Budget, build_trainer
 
 PARTS = ("data", "forward", "backward", "optimizer")
@@ -56,6 +57,11 @@ class Fitted:
         while True:
             for batch in self.parts.data.train_dataloader():
                 yield batch if self.device.type == "cpu" else move_data_to_device(batch, self.device)
+
+    def pieces(self, batch: Any) -> list[Any]:
+        """What goes through the model at a time: `trainer.micro_batch` of it, as the fit does or has found. Only the
+        first carries the counts of all."""
+        return in_pieces(batch, self.parts.task.rows_at_a_time(batch))
 
 
 def measure(
@@ -100,7 +106,8 @@ def measure(
 def _operations(shared: Fitted) -> float:
     """Of a step: what its tokens cost, of which not every one may be predicted."""
     parts = shared.parts
-    targets = shared.task._step(next(shared.batches()), "train").n * parts.settings.accumulate
+    pieces = shared.pieces(next(shared.batches()))
+    targets = sum(shared.task._step(piece, "train").n for piece in pieces) * parts.settings.accumulate
     tokens, seq_len = parts.tokens_per_step, int(parts.config.batch.seq_len)
     return flops.of_step(parts.task, tokens=tokens, targets=targets, seq_len=seq_len)
 
@@ -191,12 +198,12 @@ def split_step(shared: Fitted, steps: int) -> dict[str, float]:
         for _ in range(settings.accumulate):
             batch = next(batches)
             before = _spend(spent, "data", before, watch)
-            with shared.precision():
-                result = task._step(batch, "train")
-                loss = result.loss / result.n / settings.accumulate
-            before = _spend(spent, "forward", before, watch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            before = _spend(spent, "backward", before, watch)
+            for piece in shared.pieces(batch):
+                with shared.precision():
+                    loss = task._step(piece, "train").loss / batch["n_tokens"] / settings.accumulate
+                before = _spend(spent, "forward", before, watch)
+                loss.backward()
+                before = _spend(spent, "backward", before, watch)
         if settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(weights, settings.clip_norm)
         optimizer.step()

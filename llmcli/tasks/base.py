@@ -277,7 +277,7 @@ class Task(pl.LightningModule, ABC):
             self._find_micro_batch(batch)
         while self._begun is None:
             try:
-                first_part, *rest = parts(dict(batch), self._rows(batch))
+                first_part, *rest = parts(dict(batch), self.rows_at_a_time(batch))
                 result = self._step(first_part, "train")
                 loss = result.loss / self.divisor(batch["n_tokens"])
                 self._begun = _Begun(result, loss, loss.detach().requires_grad_(), rest)
@@ -292,7 +292,7 @@ class Task(pl.LightningModule, ABC):
         if self._begun is None:  # otherwise done before the forward pass
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
-    def _rows(self, batch: Batch) -> int | None:
+    def rows_at_a_time(self, batch: Batch) -> int | None:
         """How many of a batch go through the model at a time; None: all."""
         rows = None if self.micro_batch == "auto" else self.micro_batch
         if self.micro_tokens is None:
@@ -341,7 +341,7 @@ class Task(pl.LightningModule, ABC):
     def _through(self, batch: Batch, factor: Tensor | None, begun: _Begun | None) -> list[StepResult]:
         """All parts of a batch forwards and backwards, the first from where it was `begun`; results without graphs."""
         divisor, results = self.divisor(batch["n_tokens"]), []
-        left = parts(dict(batch), self._rows(batch)) if begun is None else begun.rest
+        left = parts(dict(batch), self.rows_at_a_time(batch)) if begun is None else begun.rest
         if begun is not None:
             begun.loss.backward(factor)  # type: ignore[no-untyped-call]
             results.append(replace(begun.result, loss=begun.result.loss.detach()))
@@ -359,7 +359,7 @@ class Task(pl.LightningModule, ABC):
         """Raise what is no lack of memory again; and a lack of it for a single row, as the user's to mend."""
         if not is_out_of_memory(err):
             raise err
-        if (self._rows(batch) or rows_of(dict(batch))) <= 1:
+        if (self.rows_at_a_time(batch) or rows_of(dict(batch))) <= 1:
             raise LLMError(
                 "there is not enough memory for one row of a batch",
                 "a smaller model or batch.seq_len, or trainer.checkpoint_activations=true",
@@ -367,7 +367,7 @@ class Task(pl.LightningModule, ABC):
 
     def _halve(self, batch: Batch) -> None:
         count = rows_of(dict(batch))
-        half = max(1, -(-min(self._rows(batch) or count, count) // 2))
+        half = max(1, -(-min(self.rows_at_a_time(batch) or count, count) // 2))
         if self.one_length:
             self.micro_batch = half
         else:

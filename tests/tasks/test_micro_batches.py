@@ -213,9 +213,9 @@ def test_tokens_that_go_at_a_time_are_more_rows_of_short_texts_and_the_gradient_
     torch.testing.assert_close(apart.take_losses(), whole.take_losses())
     few = make(0.0)
     few.micro_tokens, few.micro_batch = 13, 2
-    assert [few._rows(batch) for batch in of_lengths(*LENGTHS)] == [2, 2, 2, 2]
+    assert [few.rows_at_a_time(batch) for batch in of_lengths(*LENGTHS)] == [2, 2, 2, 2]
     few.micro_tokens = 1
-    assert few._rows(of_lengths((3, 5))[0]) == 1  # a row is the least
+    assert few.rows_at_a_time(of_lengths((3, 5))[0]) == 1  # a row is the least
 
 
 def test_a_trial_compiles_nothing(tmp_path, monkeypatch):
