@@ -20,6 +20,7 @@ def prepare_for_generation(task: nn.Module, dtype: torch.dtype) -> None:
     if dtype == torch.bfloat16 and next(task.parameters()).device.type == "cpu" and can_pack():
         pack_heads(task)
         pack_linears(task)
+    settle(task)
 
 
 def fuse(task: nn.Module) -> None:
@@ -27,6 +28,13 @@ def fuse(task: nn.Module) -> None:
     for module in list(task.modules()):
         if isinstance(module, Backbone):
             module.fuse()
+
+
+def settle(task: nn.Module) -> None:
+    """No weight changes its place or type any more."""
+    for module in task.modules():
+        if isinstance(module, Backbone):
+            module.settle()
 
 
 def pack_heads(task: nn.Module) -> None:

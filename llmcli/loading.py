@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from llmcli.errors import InputError
-from llmcli.inference import fuse, prepare_for_generation
+from llmcli.inference import fuse, prepare_for_generation, settle
 from llmcli.layers.quantised import Bits
 from llmcli.mistakes import did_you_mean, nearest
 from llmcli.models.base import Backbone, WordVectorModel
@@ -77,6 +77,7 @@ def prepare(task: Task, precision: Precision, device: torch.device | str, *, gen
     fuse(task)
     report = quantise(task, bits=_BITS[precision])
     task.to(dtype).requires_grad_(False)
+    settle(task)
     report.after = storage_bytes(task)
     return str(report)
 

@@ -51,7 +51,8 @@ def load(name: str) -> tuple[ctypes.CDLL | None, str]:
 
 def _compiled(source: Path, compiler: str) -> Path:
     """The shared library, made where it is not there yet. Raises OSError and subprocess.SubprocessError."""
-    key = hashlib.sha256(b"\0".join([source.read_bytes(), compiler.encode(), *map(str.encode, FLAGS)])).hexdigest()
+    texts = [each.read_bytes() for each in (source, *sorted(SOURCES.glob("*.hpp")))]
+    key = hashlib.sha256(b"\0".join([*texts, compiler.encode(), *map(str.encode, FLAGS)])).hexdigest()
     folder = cache_root() / "kernels"
     library = folder / f"{source.stem}-{key[:16]}.so"
     if library.exists():

@@ -1,236 +1,51 @@
-// x W^T for few rows x and a weight W of 16, 8 or 4 bits, on a CPU with AVX512-BF16.
-//
-// M rows of x, K inputs, N outputs. A weight lies in blocks of 16 outputs, one to a lane, so that it is read once, from
-// front to back, and no sum crosses lanes. Two neighbouring inputs of an output stand side by side: vdpbf16ps multiplies
-// both and adds to a float32. The orders of the three packings are given with their types; llmcli/kernels/few_rows.py
-// packs.
+// x W^T for few rows x.
 
-#include <immintrin.h>
+#include "weights.hpp"
 
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <vector>
 
 namespace {
 
-using bf16 = uint16_t;
-constexpr int64_t LANES = 16;
-constexpr int64_t GROUP = 32;    // inputs that share a scale and a zero in 4 bits
-constexpr int ROWS = 8;          // of x that are multiplied by a weight while it is in registers
-constexpr int64_t AHEAD = 2048;  // bytes that are asked for early: the hardware's own prefetching ends at each page
-
-inline __m512 widened(const bf16* p) {
-  const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
-}
-
-inline __m512bh pair(const bf16* x) {
-  int32_t both;
-  std::memcpy(&both, x, sizeof both);
-  return (__m512bh)_mm512_set1_epi32(both);
-}
-
-inline void prefetch(const void* at) {
-  _mm_prefetch(static_cast<const char*>(at) + AHEAD, _MM_HINT_T0);
-}
-
-// Sums of one chain wait for each other: few rows need several chains to keep the units busy.
-constexpr int chains(int sums) { return sums >= 8 ? 1 : sums >= 4 ? 2 : 4; }
-
-// bfloat16: (N / 16, K / 2, 16, 2), K a multiple of 8.
-struct Bf16 {
-  const bf16* weight;
-  int64_t K;
-
-  // x: the first of M rows, row `first` of all -> sums of C blocks from `block` on.
-  template <int M, int C>
-  void multiply(const bf16* x, int64_t, int64_t block, __m512 (&sums)[M][C]) const {
-    constexpr int S = chains(M * C);
-    __m512 part[M][C][S] = {};
-    const bf16* at[C];
-    for (int c = 0; c < C; ++c) at[c] = weight + (block + c) * K * LANES;
-    for (int64_t k = 0; k < K; k += 8) {
-      for (int i = 0; i < 4; ++i) {
-        __m512bh w[C];
-        for (int c = 0; c < C; ++c) {
-          w[c] = (__m512bh)_mm512_loadu_si512(at[c]);
-          if (M <= 2) prefetch(at[c]);
-          at[c] += 2 * LANES;
-        }
-        for (int m = 0; m < M; ++m) {
-          const __m512bh both = pair(x + m * K + k + 2 * i);
-          for (int c = 0; c < C; ++c) part[m][c][i % S] = _mm512_dpbf16_ps(part[m][c][i % S], w[c], both);
-        }
-      }
+template <class Weight>
+void product(const Weight& weight, const bf16* x, int64_t M, const bf16* bias, int64_t N, bf16* y, int threads) {
+  const int64_t count = (N + LANES - 1) / LANES;
+  const auto emit = [&](int64_t row, int64_t block, __m512 sum) {
+    const int64_t n = block * LANES;
+    const __mmask16 there = static_cast<__mmask16>((1u << std::min(LANES, N - n)) - 1);
+    if (bias) {
+      const __m256i narrow = _mm256_maskz_loadu_epi16(there, bias + n);
+      sum = _mm512_add_ps(sum, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16)));
     }
-    for (int m = 0; m < M; ++m)
-      for (int c = 0; c < C; ++c) {
-        sums[m][c] = part[m][c][0];
-        for (int i = 1; i < S; ++i) sums[m][c] = _mm512_add_ps(sums[m][c], part[m][c][i]);
-      }
-  }
-};
-
-// 8 bits: (N / 16, K / 2, 2, 16), K a multiple of 8, and a scale for each output.
-struct Int8 {
-  const int8_t* weight;
-  const bf16* scale;
-  int64_t K;
-
-  template <int M, int C>
-  void multiply(const bf16* x, int64_t, int64_t block, __m512 (&sums)[M][C]) const {
-    constexpr int S = chains(M * C);
-    __m512 part[M][C][S] = {};
-    const int8_t* at[C];
-    for (int c = 0; c < C; ++c) at[c] = weight + (block + c) * K * LANES;
-    for (int64_t k = 0; k < K; k += 8) {
-      for (int i = 0; i < 4; ++i) {
-        __m512bh w[C];
-        for (int c = 0; c < C; ++c) {
-          w[c] = both_of(at[c]);
-          if (M <= 2 && i % 2 == 0) prefetch(at[c]);
-          at[c] += 2 * LANES;
-        }
-        for (int m = 0; m < M; ++m) {
-          const __m512bh both = pair(x + m * K + k + 2 * i);
-          for (int c = 0; c < C; ++c) part[m][c][i % S] = _mm512_dpbf16_ps(part[m][c][i % S], w[c], both);
-        }
-      }
-    }
-    for (int m = 0; m < M; ++m)
-      for (int c = 0; c < C; ++c) {
-        __m512 sum = part[m][c][0];
-        for (int i = 1; i < S; ++i) sum = _mm512_add_ps(sum, part[m][c][i]);
-        sums[m][c] = _mm512_mul_ps(sum, widened(scale + (block + c) * LANES));
-      }
-  }
-
-  // 16 bytes of an input and 16 of the next -> bfloat16 side by side; 8 bits fit, so the lower halves of the floats are 0.
-  static __m512bh both_of(const int8_t* at) {
-    const __m128i* bytes = reinterpret_cast<const __m128i*>(at);
-    const __m512 first = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes)));
-    const __m512 second = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(bytes + 1)));
-    const __m512i low = _mm512_srli_epi32(_mm512_castps_si512(first), 16);
-    return (__m512bh)_mm512_or_si512(low, _mm512_castps_si512(second));
-  }
-};
-
-// 4 bits: (N / 16, K / 32, 160) words of 16 bits: 4 times 16 outputs times 2, the i-th four bits of a word being input
-// 8 j + 2 i + p of the group, then 16 scales and 16 zeros in bfloat16. w = (q - 8) * scale + zero.
-struct Int4 {
-  static constexpr int64_t WORDS = 160;
-  const bf16* weight;
-  const float* sums_of_x;  // (M, K / 32): the zero of a group is multiplied by the sum of its inputs
-  int64_t K;
-
-  template <int M, int C>
-  void multiply(const bf16* x, int64_t first, int64_t block, __m512 (&sums)[M][C]) const {
-    // -8 ... 7 in bfloat16, twice: the look-up takes five bits of a word, of which one is not ours
-    alignas(64) static const bf16 values[32] = {
-        0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040, 0xC000, 0xBF80, 0x0000, 0x3F80, 0x4000,
-        0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0, 0xC100, 0xC0E0, 0xC0C0, 0xC0A0, 0xC080, 0xC040,
-        0xC000, 0xBF80, 0x0000, 0x3F80, 0x4000, 0x4040, 0x4080, 0x40A0, 0x40C0, 0x40E0};
-    const __m512i table = _mm512_load_si512(values);
-    constexpr int S = M * C >= 8 ? 1 : 2;
-    const int64_t groups = K / GROUP;
-    const bf16* at[C];
-    for (int c = 0; c < C; ++c) at[c] = weight + (block + c) * groups * WORDS;
-    for (int m = 0; m < M; ++m)
-      for (int c = 0; c < C; ++c) sums[m][c] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; ++g) {
-      __m512 part[M][C][S] = {};
-      for (int j = 0; j < 4; ++j) {
-        __m512i words[C];
-        for (int c = 0; c < C; ++c) {
-          words[c] = _mm512_loadu_si512(at[c] + 2 * LANES * j);
-          if (M <= 2) prefetch(at[c] + 2 * LANES * j);
-        }
-        for (int i = 0; i < 4; ++i) {
-          __m512bh w[C];
-          for (int c = 0; c < C; ++c) {
-            w[c] = (__m512bh)_mm512_permutexvar_epi16(words[c], table);
-            words[c] = _mm512_srli_epi16(words[c], 4);
-          }
-          for (int m = 0; m < M; ++m) {
-            const __m512bh both = pair(x + m * K + GROUP * g + 8 * j + 2 * i);
-            for (int c = 0; c < C; ++c) part[m][c][i % S] = _mm512_dpbf16_ps(part[m][c][i % S], w[c], both);
-          }
-        }
-      }
-      for (int c = 0; c < C; ++c) {
-        const __m512 scale = widened(at[c] + 8 * LANES), zero = widened(at[c] + 9 * LANES);
-        at[c] += WORDS;
-        for (int m = 0; m < M; ++m) {
-          __m512 sum = part[m][c][0];
-          for (int i = 1; i < S; ++i) sum = _mm512_add_ps(sum, part[m][c][i]);
-          const __m512 shift = _mm512_set1_ps(sums_of_x[(first + m) * groups + g]);
-          sums[m][c] = _mm512_fmadd_ps(zero, shift, _mm512_fmadd_ps(sum, scale, sums[m][c]));
-        }
-      }
-    }
-  }
-};
-
-struct Product {
-  const bf16* x;
-  int64_t M, K, N;
-  const bf16* bias;  // (N,) or none
-  bf16* y;
-
-  template <int R, int C, class Weight>
-  void tile(const Weight& weight, int64_t row, int64_t block) const {
-    __m512 sums[R][C];
-    weight.template multiply<R, C>(x + row * K, row, block, sums);
-    for (int c = 0; c < C; ++c) {
-      const int64_t n = (block + c) * LANES, filled = std::min(LANES, N - n);
-      const __mmask16 there = static_cast<__mmask16>((1u << filled) - 1);
-      const __m256i narrow = bias ? _mm256_maskz_loadu_epi16(there, bias + n) : _mm256_setzero_si256();
-      const __m512 b = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
-      for (int m = 0; m < R; ++m)
-        _mm256_mask_storeu_epi16(y + (row + m) * N + n, there, (__m256i)_mm512_cvtneps_pbh(_mm512_add_ps(sums[m][c], b)));
-    }
-  }
-
-  template <int C, class Weight>
-  void blocks(const Weight& weight, int64_t block) const {
-    int64_t row = 0;
-    for (; row + ROWS <= M; row += ROWS) tile<ROWS, C>(weight, row, block);
-    if (M - row >= 4) tile<4, C>(weight, row, block), row += 4;
-    if (M - row >= 2) tile<2, C>(weight, row, block), row += 2;
-    if (M - row >= 1) tile<1, C>(weight, row, block);
-  }
-
-  template <class Weight>
-  void of(const Weight& weight, int threads) const {
-    const int64_t count = (N + LANES - 1) / LANES;
+    _mm256_mask_storeu_epi16(y + row * N + n, there, (__m256i)_mm512_cvtneps_pbh(sum));
+  };
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t block = 0; block < count; block += 2) {
-      if (block + 1 < count)
-        blocks<2>(weight, block);
-      else
-        blocks<1>(weight, block);
+  for (int64_t block = 0; block < count; block += 2) {
+    if (block + 1 < count) {
+      multiply_rows<2>(weight, x, M, {block, block + 1}, [&](int64_t row, const __m512* sums) {
+        emit(row, block, sums[0]);
+        emit(row, block + 1, sums[1]);
+      });
+    } else {
+      multiply_rows<1>(weight, x, M, {block}, [&](int64_t row, const __m512* sums) { emit(row, block, sums[0]); });
     }
   }
-};
+}
 
 }  // namespace
 
 // bias (N,) or null.
 extern "C" void bf16_rows(const bf16* x, int64_t M, int64_t K, const bf16* weight, const bf16* bias, int64_t N, bf16* y,
                           int threads) {
-  Product{x, M, K, N, bias, y}.of(Bf16{weight, K}, threads);
+  product(Bf16{weight, K}, x, M, bias, N, y, threads);
 }
 
 extern "C" void int8_rows(const bf16* x, int64_t M, int64_t K, const int8_t* weight, const bf16* scale, int64_t N,
                           bf16* y, int threads) {
-  Product{x, M, K, N, nullptr, y}.of(Int8{weight, scale, K}, threads);
+  product(Int8{weight, scale, K}, x, M, nullptr, N, y, threads);
 }
 
 extern "C" void int4_rows(const bf16* x, int64_t M, int64_t K, const bf16* weight, int64_t N, bf16* y, int threads) {
-  const int64_t groups = M * K / GROUP;
-  std::vector<float> sums(groups);
-  for (int64_t g = 0; g < groups; ++g)
-    sums[g] = _mm512_reduce_add_ps(_mm512_add_ps(widened(x + GROUP * g), widened(x + GROUP * g + LANES)));
-  Product{x, M, K, N, nullptr, y}.of(Int4{weight, sums.data(), K}, threads);
+  std::vector<float> sums(M * K / GROUP);
+  group_sums(x, M, K, sums.data());
+  product(Int4{weight, sums.data(), K}, x, M, nullptr, N, y, threads);
 }

@@ -105,6 +105,11 @@ class KVCache(State):
             values[rows, :, at] = v[rows, :, new].to(values.dtype)
         return keys[:, :, :filled], values[:, :, :filled]
 
+    def room_for(self, n_new: int) -> tuple[Tensor, Tensor]:
+        """All keys and values (L, B, H, R, K), with room for the next tokens, for a caller that writes them."""
+        self._make_room(self._filled(n_new))
+        return self.keys, self.values
+
     def advance(self, n_new: int | Tensor) -> Self:
         """Count the tokens just appended: the same number for every row, or `lengths` (B,) -> this cache.
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from llmcli.errors import InputError
 from llmcli.kernels import few_rows
+from llmcli.kernels.decoder import Weight
 
 ROWS = 8  # of the input that oneDNN's order is chosen for; it is as good for 1 and for 64
 
@@ -52,6 +53,11 @@ class PackedLinear(nn.Module):
         else:
             y = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
         return y.to(x.dtype)
+
+    @property
+    def few_rows_weight(self) -> Weight | None:
+        """What our kernels multiply by, where that is all that this layer does."""
+        return Weight(16, self._weight) if self._own and self._bias is None else None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Casts leave it as it is. Raises InputError where it shall leave the CPU."""

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from llmcli.errors import InputError
 from llmcli.kernels import few_rows
+from llmcli.kernels.decoder import Weight
 from llmcli.layers.packing import FULL_BLOCK, layout_int4, pack_int4, unpack_int4
 
 Bits = Literal[8, 4]
@@ -55,6 +56,11 @@ class QuantisedLinear(nn.Module, ABC):
     @abstractmethod
     def dequantised(self) -> Tensor:
         """The weight (N, K) that this layer multiplies by, in bfloat16."""
+
+    @property
+    @abstractmethod
+    def few_rows_weight(self) -> Weight | None:
+        """What our kernels multiply by, where that is all that this layer does."""
 
     @abstractmethod
     def _product(self, x: Tensor) -> Tensor:
@@ -119,6 +125,10 @@ class Int8Linear(QuantisedLinear):
         q = few_rows.unpack_int8(self.q, self.out_features) if self._own else self.q
         return q.to(torch.bfloat16) * self.scale[: self.out_features, None]
 
+    @property
+    def few_rows_weight(self) -> Weight | None:
+        return Weight(8, self.q, self.scale) if self._own and self.bias is None else None
+
     def _product(self, x: Tensor) -> Tensor:
         if self._own:
             return few_rows.product_int8(x, self.q, self.scale, self.out_features)
@@ -180,6 +190,10 @@ class Int4Linear(QuantisedLinear):
             scale, zero = self.scales.transpose(0, 1).unbind(-1)  # (N', K / g) each
         grouped = (q.to(torch.bfloat16) - 8).view(len(q), -1, self.group_size)  # (N', K / g, g)
         return torch.addcmul(zero[..., None], grouped, scale[..., None]).flatten(1)[: self.out_features]
+
+    @property
+    def few_rows_weight(self) -> Weight | None:
+        return Weight(4, self.packed) if self._own and self.bias is None else None
 
     def _product(self, x: Tensor) -> Tensor:
         if self._own:

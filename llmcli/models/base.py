@@ -156,6 +156,10 @@ class Backbone(nn.Module, ABC):
         inference alone. The state_dict is another then, and dropout is gone."""
         return
 
+    def settle(self) -> None:
+        """The weights have their last form: from now on `step` may rely on where they lie."""
+        return
+
     @abstractmethod
     def init_state(self, batch_size: int, capacity: int) -> State:
         """An empty state for `batch_size` rows of at most `capacity` tokens."""

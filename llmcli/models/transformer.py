@@ -17,13 +17,15 @@ No biases. q, k and v are separate parameters.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import ClassVar, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmcli.errors import InputError
+from llmcli.kernels.decoder import Decoder, Weight
 from llmcli.layers.attention import attend, visibility
 from llmcli.layers.cache import KVCache
 from llmcli.layers.ngrams import NgramEmbedding
@@ -107,6 +109,7 @@ class Transformer(Backbone):
         cos, sin = rotary_table(max_seq_len, self.head_size, rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+        self._decoder: Decoder | None = None  # what takes a step of one token, where it can: see `settle`
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -194,6 +197,11 @@ class Transformer(Backbone):
             self.blocks[layer] = FusedBlock(block)
         self.cos, self.sin = fused_table(self.cos, self.sin)
 
+    def settle(self) -> None:
+        """See Backbone."""
+        if all(isinstance(block, FusedBlock) for block in self.blocks):
+            self._decoder = decoder_of(cast("list[FusedBlock]", list(self.blocks)), self.cos, self.sin)
+
     def init_state(self, batch_size: int, capacity: int) -> DecoderState:
         assert self.max_seq_len is not None
         if capacity > self.max_seq_len:
@@ -220,6 +228,10 @@ class Transformer(Backbone):
         if self.ngram_embedding.tables:
             x = x + self.ngram_embedding(state.remember(ids, self.ngram_embedding.order))
         x = self.dropout(norm(x))
+        if self._decoder is not None and n_new == 1 and x.dtype == torch.bfloat16:
+            x = self._decoder.step(x, *cache.room_for(1), cache.lengths)
+            cache.advance(n_new if lengths is None else lengths)
+            return x, state
         if (start := cache.uniform) is not None and start + n_new <= len(self.cos):
             cos, sin = self.cos[start : start + n_new], self.sin[start : start + n_new]  # (T, K / 2)
         else:
@@ -366,6 +378,28 @@ class FusedBlock(nn.Module):
             gate, up = x.chunk(2, -1)  # (B, T, d_ff) each
             return F.silu(gate) * up
         return F.relu(x).square() if self.activation == "relu2" else F.gelu(x)
+
+
+def decoder_of(blocks: Sequence[FusedBlock], cos: Tensor, sin: Tensor) -> Decoder | None:
+    """All blocks as one kernel, which computes what they do; None where it cannot. cos, sin: as of `fused_table`."""
+    first = blocks[0]
+    linears = [(block.qkv, block.out, block.up, block.down) for block in blocks]
+    layers = [[cast("Weight", getattr(linear, "few_rows_weight", None)) for linear in four] for four in linears]
+    d_model, d_ff = first.out.out_features, first.down.in_features
+    if not Decoder.fits(layers, width=d_model, head_size=first.head_size, d_ff=d_ff):
+        return None
+    return Decoder(
+        layers,
+        width=d_model,
+        n_heads=first.n_heads,
+        n_kv_heads=first.n_kv_heads,
+        head_size=first.head_size,
+        d_ff=d_ff,
+        activation=first.activation,
+        qk_norm=first.qk_norm,
+        cos=cos,
+        sin=sin,
+    )
 
 
 class DecoderState(State):
