@@ -4,16 +4,18 @@
     python scripts/ablations.py wikitext2 runs/ablations 1,2 data.path=FOLDER
     python scripts/ablations.py 88s runs/ablations 1 data.path=FOLDER
 
-A table is a base and rows of options over it, each trained from every seed with `llm train`; what is done already is
-found again in the folder. Printed as rows end: the validation loss in nats per token, the median over seeds and in
-brackets the lowest and highest, the difference to the first row's median, processor seconds of the whole process. The
-rows of `shakespeare` and `wikitext2` see the same number of tokens. Those of `88s` have the same time, which only a
-machine that does nothing else gives alike to all; they are scored on the last twentieth of the training text, so
-that the validation split has no part in the choice.
+A table is a base and rows of options over it, each trained from every seed with `llm train`; what is done already with
+the very same options is found again in the folder, and a row whose options have changed is trained anew. Printed as
+rows end: the validation loss in nats per token, the median over seeds and in brackets the lowest and highest, the
+difference to the first row's median, processor seconds of the whole process. The rows of `shakespeare` and `wikitext2`
+see the same number of tokens. Those of `88s` have the same time, which only a machine that does nothing else gives
+alike to all; they are scored on the last twentieth of the training text, so that the validation split has no part in
+the choice.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -96,8 +98,12 @@ TABLES = {
 }
 
 
-def trained(options: list[str], folder: Path) -> dict[str, Any]:
-    """metrics.json of a run with these options, and the processor seconds that it took."""
+def trained(options: list[str], row: Path) -> dict[str, Any]:
+    """metrics.json of a run with these options, and the processor seconds that it took.
+
+    row: holds a folder for each list of options that the row has had.
+    """
+    folder = row / hashlib.sha256(json.dumps(options).encode()).hexdigest()[:12]
     result = folder / "row.json"
     if not result.exists():
         before = os.times()
@@ -117,8 +123,8 @@ def main() -> None:
     table, first = TABLES[name], 0.0
     print("| row | loss | beside the first | steps | processor seconds |\n|---|---|---|---|---|", flush=True)
     for row in table.rows:
-        folder = Path(root) / name / "".join(each if each.isalnum() else "-" for each in row).strip("-")
-        runs = [trained([*table.options(row), f"seed={seed}", *options], folder / seed) for seed in seeds.split(",")]
+        place = Path(root) / name / "".join(each if each.isalnum() else "-" for each in row).strip("-")
+        runs = [trained([*table.options(row), f"seed={seed}", *options], place) for seed in seeds.split(",")]
         losses = [run["val_loss"] for run in runs]
         loss = median(losses)
         first = first or loss
