@@ -19,6 +19,7 @@ from pytorch_lightning.profilers import PassThroughProfiler
 
 from llmcli.checkpoint import AtomicCheckpointIO
 from llmcli.errors import InputError
+from llmcli.heads import CHUNK
 from llmcli.mistakes import did_you_mean, nearest
 from llmcli.training_loop import shorten
 
@@ -73,7 +74,7 @@ class TrainerSettings:
     val_batches: int | None
     log_every: int
     # runs of earlier versions have no such keys
-    loss_chunk: int | None = 512
+    loss_chunk: int | None = CHUNK
     checkpoint_activations: bool = False
     micro_batch: int | Literal["auto"] | None = None
     micro_tokens: int | None = None

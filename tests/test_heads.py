@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from llmcli import heads
+from llmcli import config, heads
 from llmcli.errors import InputError
 from llmcli.heads import AdaptiveHead, LanguageModelHead
 from llmcli.losses import linear_cross_entropy, softcapped
@@ -357,3 +357,8 @@ def test_a_task_with_cutoffs_trains_and_generates_with_one_distribution():
     for stage in ("train", "val"):
         loss = task._step(batch, stage).loss
         torch.testing.assert_close(loss, -log_probs.gather(-1, ids[:, 1:, None]).sum())
+
+
+def test_the_rows_of_a_chunk_are_one_number():
+    """In the YAML file because defaults stand there, and in heads for what is scored without a trainer."""
+    assert config.compose("train", []).trainer.loss_chunk == heads.CHUNK

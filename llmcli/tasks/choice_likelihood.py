@@ -16,7 +16,7 @@ from torch import Tensor
 
 from llmcli.data.example_batches import Sizes
 from llmcli.data.records import MultipleChoice, Record
-from llmcli.heads import LanguageModelHead
+from llmcli.heads import CHUNK, LanguageModelHead
 from llmcli.losses import IGNORED
 from llmcli.metrics.base import Metric
 from llmcli.metrics.groups import by_group
@@ -26,7 +26,6 @@ from llmcli.tasks.base import Batch, Stage, StepResult, Task
 from llmcli.tasks.choices import by_question, decided, outcomes_of
 from llmcli.tokenizers.base import Tokenizer
 
-CHUNK = 512  # tokens whose logits are held at once
 
 Array = NDArray[np.int64]
 
