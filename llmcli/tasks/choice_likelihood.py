@@ -26,7 +26,6 @@ from llmcli.tasks.base import Batch, Stage, StepResult, Task
 from llmcli.tasks.choices import by_question, decided, outcomes_of
 from llmcli.tokenizers.base import Tokenizer
 
-
 Array = NDArray[np.int64]
 
 
