@@ -42,6 +42,6 @@ def pack_heads(task: nn.Module) -> None:
     embeddings = {id(module.weight) for module in task.modules() if isinstance(module, nn.Embedding)}
     for head in task.modules():
         if type(head) is LanguageModelHead:  # an adaptive one has a weight for each of its levels
-            head.output = PackedLinear(head.weight, head.bias)
+            head.output = PackedLinear(head.weight, head.bias, wide=True)
             if id(head.weight) not in embeddings:
                 head.register_parameter("weight", None)

@@ -8,10 +8,11 @@ import torch
 
 from llmcli.errors import InputError
 from llmcli.inference import fuse, prepare_for_generation, settle
+from llmcli.kernels import build, decoder
 from llmcli.layers.quantised import Bits
 from llmcli.mistakes import did_you_mean, nearest
 from llmcli.models.base import Backbone, WordVectorModel
-from llmcli.precision import generation_precision
+from llmcli.precision import KERNEL_BF16_WIDTH, generation_precision
 from llmcli.quantise import check_fits, quantise, storage_bytes
 from llmcli.tasks.base import Task
 
@@ -70,7 +71,7 @@ def prepare(task: Task, precision: Precision, device: torch.device | str, *, gen
         if not generating:
             return ""
         prepare_for_generation(task, dtype)
-        return "" if dtype == torch.float32 else f"bfloat16 ({why})"
+        return "" if dtype == torch.float32 else f"bfloat16 ({'; '.join(filter(None, (why, _slower(device))))})"
     if precision in ("32", "bf16"):
         prepare_for_generation(task, torch.float32 if precision == "32" else torch.bfloat16)
         return ""
@@ -82,9 +83,17 @@ def prepare(task: Task, precision: Precision, device: torch.device | str, *, gen
     return str(report)
 
 
+def _slower(device: torch.device) -> str:
+    """Why the kernels are torch's on a CPU that could have our own."""
+    reason = build.load("few_rows")[1] if device.type == "cpu" else ""
+    return f"torch's kernels, the slower ones: {reason}" if reason else ""
+
+
 def _fastest(task: Task, device: torch.device) -> tuple[torch.dtype, str]:
     """What a task that generates is fastest in, and why; float32 for every other."""
     model = getattr(task, "model", None)
     if not isinstance(model, Backbone) or not task.generates:
         return torch.float32, ""
-    return generation_precision(device=device.type, kind=model.kind, width=model.d_model)
+    wide = device.type == "cpu" and model.steps_by_kernel and model.d_model >= KERNEL_BF16_WIDTH
+    by_kernel = wide and decoder.available()  # not asked for others: the first time it is compiled
+    return generation_precision(device=device.type, kind=model.kind, width=model.d_model, by_kernel=by_kernel)

@@ -63,6 +63,7 @@ def quantise(module: nn.Module, *, bits: Bits, group_size: int = GROUP_SIZE) -> 
         if isinstance(child, nn.Linear):
             setattr(parent, name, made[child])
         else:
+            made[child].wide = True  # logits lie close together
             child.output = made[child]
             if id(child.weight) not in embeddings:
                 child.register_parameter("weight", None)

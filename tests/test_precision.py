@@ -13,6 +13,7 @@ from llmcli.precision import (
     CPU_COMPILE_GAIN,
     CPU_COMPILE_SECONDS,
     GENERATION_BF16_WIDTH,
+    KERNEL_BF16_WIDTH,
     Choice,
     choose,
     generation_precision,
@@ -113,12 +114,18 @@ def test_batches_of_many_shapes_are_not_compiled_for_unless_asked():
     ],
 )
 def test_generation_in_bfloat16_where_it_pays(device, kind, width, dtype, why):
-    found, reason = generation_precision(device=device, kind=kind, width=width)
+    found, reason = generation_precision(device=device, kind=kind, width=width, by_kernel=False)
     assert found == dtype and why in reason
+
+
+@pytest.mark.usefixtures("bf16_cpu")
+def test_a_kernel_that_takes_whole_steps_makes_bfloat16_pay_sooner():
+    for width, dtype in ((KERNEL_BF16_WIDTH, torch.bfloat16), (KERNEL_BF16_WIDTH - 1, torch.float32)):
+        assert generation_precision(device="cpu", kind="attention", width=width, by_kernel=True)[0] == dtype
 
 
 def test_generation_in_float32_where_the_hardware_has_nothing_else(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
     for device in ("cpu", "cuda"):
-        assert generation_precision(device=device, kind="attention", width=4096)[0] == torch.float32
+        assert generation_precision(device=device, kind="attention", width=4096, by_kernel=False)[0] == torch.float32

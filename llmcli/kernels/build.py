@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from llmcli import ui
 from llmcli.data.cache import cache_root
 
 SOURCES = Path(__file__).parent
@@ -62,6 +63,7 @@ def _compiled(source: Path, compiler: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:  # two processes may compile at once: each its own file
         made = Path(scratch) / library.name
+        ui.note(f"compiling {source.name} for this machine, once: some seconds")
         command = [compiler, *FLAGS, str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
         made.replace(library)

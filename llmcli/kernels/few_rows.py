@@ -24,9 +24,9 @@ STEP = 8  # that K is a multiple of
 
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
 _ARGUMENTS = {
-    "bf16_rows": [_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SIZE, _POINTER, ctypes.c_int],
-    "int8_rows": [_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SIZE, _POINTER, ctypes.c_int],
-    "int4_rows": [_POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, ctypes.c_int],
+    "bf16_rows": [_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SIZE, _POINTER, ctypes.c_int, ctypes.c_int],
+    "int8_rows": [_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _SIZE, _POINTER, ctypes.c_int, ctypes.c_int],
+    "int4_rows": [_POINTER, _SIZE, _SIZE, _POINTER, _SIZE, _POINTER, ctypes.c_int, ctypes.c_int],
 }
 
 
@@ -87,24 +87,24 @@ def unpack_int4(packed: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
     return q[:n], scale[:n], zero[:n]
 
 
-def product_bf16(x: Tensor, packed: Tensor, bias: Tensor | None, n: int) -> Tensor:
-    """x (M, K) bfloat16, contiguous; bias (N,) bfloat16 -> (M, N) bfloat16, summed in float32."""
-    return _product("bf16_rows", x, n, packed.data_ptr(), None if bias is None else bias.data_ptr())
+def product_bf16(x: Tensor, packed: Tensor, bias: Tensor | None, n: int, *, wide: bool) -> Tensor:
+    """x (M, K) bfloat16, contiguous; bias (N,) bfloat16 -> (M, N), summed in float32, and left so if `wide`."""
+    return _product("bf16_rows", x, n, wide, packed.data_ptr(), None if bias is None else bias.data_ptr())
 
 
-def product_int8(x: Tensor, packed: Tensor, scale: Tensor, n: int) -> Tensor:
+def product_int8(x: Tensor, packed: Tensor, scale: Tensor, n: int, *, wide: bool) -> Tensor:
     """As of `product_bf16`; scale (N',) bfloat16."""
-    return _product("int8_rows", x, n, packed.data_ptr(), scale.data_ptr())
+    return _product("int8_rows", x, n, wide, packed.data_ptr(), scale.data_ptr())
 
 
-def product_int4(x: Tensor, packed: Tensor, n: int) -> Tensor:
+def product_int4(x: Tensor, packed: Tensor, n: int, *, wide: bool) -> Tensor:
     """As of `product_bf16`."""
-    return _product("int4_rows", x, n, packed.data_ptr())
+    return _product("int4_rows", x, n, wide, packed.data_ptr())
 
 
-def _product(name: str, x: Tensor, n: int, *weight: int | None) -> Tensor:
-    (m, k), y = x.shape, x.new_empty(len(x), n)
-    getattr(_library(), name)(x.data_ptr(), m, k, *weight, n, y.data_ptr(), torch.get_num_threads())
+def _product(name: str, x: Tensor, n: int, wide: bool, *weight: int | None) -> Tensor:
+    (m, k), y = x.shape, x.new_empty(len(x), n, dtype=torch.float32 if wide else torch.bfloat16)
+    getattr(_library(), name)(x.data_ptr(), m, k, *weight, n, y.data_ptr(), wide, torch.get_num_threads())
     return y
 
 

@@ -27,11 +27,15 @@ ROWS = 8  # of the input that oneDNN's order is chosen for; it is as good for 1 
 
 
 class PackedLinear(nn.Module):
-    """x (..., K) -> x W^T + b (..., N) in the dtype of x, without gradients. The product itself is in bfloat16."""
+    """x (..., K) -> x W^T + b (..., N), without gradients: in the dtype of x, or float32 if `wide`.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    The factors are bfloat16. What is wide comes from sums in float32, where the kernel gives them.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, wide: bool = False) -> None:
         """weight (N, K), bias (N,) or None, of any floating type, on the CPU."""
         super().__init__()
+        self.wide = wide
         self.out_features, self.in_features = weight.shape
         self._own = self.in_features % few_rows.STEP == 0 and few_rows.available()
         with torch.no_grad():
@@ -48,11 +52,11 @@ class PackedLinear(nn.Module):
         rows = x.to(torch.bfloat16)
         if self._own:
             flat = rows.reshape(-1, self.in_features).contiguous()
-            y = few_rows.product_bf16(flat, self._weight, self._bias, self.out_features)
+            y = few_rows.product_bf16(flat, self._weight, self._bias, self.out_features, wide=self.wide)
             y = y.view(*x.shape[:-1], self.out_features)
         else:
             y = torch.ops.mkldnn._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
-        return y.to(x.dtype)
+        return y.to(torch.float32 if self.wide else x.dtype)
 
     @property
     def few_rows_weight(self) -> Weight | None:

@@ -35,10 +35,13 @@ _ROUNDS = 3  # of fitting; relative error of normal weights in groups of 32: 7.8
 
 
 class QuantisedLinear(nn.Module, ABC):
-    """x (..., K) -> x W^T + b (..., N) in the dtype of x, without gradients: made `of` a weight, on its device.
+    """x (..., K) -> x W^T + b (..., N), without gradients: made `of` a weight, on its device.
 
-    On the CPU the product itself is in bfloat16, the only type that torch has fast kernels for.
+    y has the dtype of x, or is float32 where the layer is `wide`. On the CPU x is bfloat16 in the product, the only
+    type that there are fast kernels for.
     """
+
+    wide = False  # what is wide comes from sums in float32, where the kernel gives them
 
     packed_rows: int  # up to so many rows the kernel takes less time than making the weight bfloat16 first
     most_rows: int  # that go to the kernel of the device of this layer; 0 where it has none
@@ -75,8 +78,9 @@ class QuantisedLinear(nn.Module, ABC):
         else:
             dtype = torch.bfloat16 if rows.device.type == "cpu" else x.dtype
             y = F.linear(rows.to(dtype), self.dequantised().to(dtype))
-        if y.dtype != x.dtype:
-            y = y.to(x.dtype)
+        dtype = torch.float32 if self.wide else x.dtype
+        if y.dtype != dtype:
+            y = y.to(dtype)
         if self.bias is not None:
             y = y + self.bias.to(y.dtype)
         return y.view(*x.shape[:-1], self.out_features)
@@ -131,7 +135,7 @@ class Int8Linear(QuantisedLinear):
 
     def _product(self, x: Tensor) -> Tensor:
         if self._own:
-            return few_rows.product_int8(x, self.q, self.scale, self.out_features)
+            return few_rows.product_int8(x, self.q, self.scale, self.out_features, wide=self.wide)
         return torch._weight_int8pack_mm(x, self.q, self.scale)
 
     @property
@@ -197,7 +201,7 @@ class Int4Linear(QuantisedLinear):
 
     def _product(self, x: Tensor) -> Tensor:
         if self._own:
-            return few_rows.product_int4(x, self.packed, self.out_features)
+            return few_rows.product_int4(x, self.packed, self.out_features, wide=self.wide)
         kernel = torch._weight_int4pack_mm_for_cpu if self._on_cpu else torch._weight_int4pack_mm
         assert self.scales is not None
         y: Tensor = kernel(x, self.packed, self.group_size, self.scales)

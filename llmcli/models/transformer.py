@@ -45,6 +45,7 @@ class Transformer(Backbone):
     """
 
     kind: ClassVar[Kind] = "attention"
+    steps_by_kernel: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -32,15 +32,19 @@ def test_products_are_exact_but_for_the_rounding_of_the_result(m, k, n, threads)
     torch.set_num_threads(threads)
     try:
         narrow = weight.bfloat16()
-        near(few_rows.product_bf16(x, few_rows.pack_bf16(narrow), None, n), x, narrow)
-        near(few_rows.product_bf16(x, few_rows.pack_bf16(narrow), bias, n), x, narrow, bias)
+        near(few_rows.product_bf16(x, few_rows.pack_bf16(narrow), None, n, wide=False), x, narrow)
+        near(few_rows.product_bf16(x, few_rows.pack_bf16(narrow), bias, n, wide=False), x, narrow, bias)
         q, scale = fit_int8(weight)
         filled = torch.nn.functional.pad(scale, (0, -n % few_rows.LANES))
-        near(few_rows.product_int8(x, few_rows.pack_int8(q), filled, n), x, q.double() * scale.double()[:, None])
+        near(
+            few_rows.product_int8(x, few_rows.pack_int8(q), filled, n, wide=False),
+            x,
+            q.double() * scale.double()[:, None],
+        )
         q, scale, zero = fit_int4(weight, few_rows.GROUP)
         wide = [each.double().repeat_interleave(few_rows.GROUP, 1) for each in (scale, zero)]
         exact = (q.double() - 8) * wide[0] + wide[1]
-        near(few_rows.product_int4(x, few_rows.pack_int4(q, scale, zero), n), x, exact)
+        near(few_rows.product_int4(x, few_rows.pack_int4(q, scale, zero), n, wide=False), x, exact)
     finally:
         torch.set_num_threads(before)
 
@@ -52,9 +56,28 @@ def test_nothing_is_written_beside_the_result():
     weight, x = torch.randn(n, k).bfloat16(), torch.randn(1, k).bfloat16()
     packed, room = few_rows.pack_bf16(weight), torch.full((64,), 7.0, dtype=torch.bfloat16)
     library, _ = build.load("few_rows")
-    library.bf16_rows(x.data_ptr(), 1, k, packed.data_ptr(), None, n, room.data_ptr(), 1)
+    library.bf16_rows(x.data_ptr(), 1, k, packed.data_ptr(), None, n, room.data_ptr(), 0, 1)
     near(room[None, :n], x, weight)
     assert (room[n:] == 7).all()
+
+
+@has_kernels
+def test_wide_results_are_the_sums_in_float32():
+    weight, x = torch.randn(21, 64), torch.randn(3, 64).bfloat16()
+    q, scale = fit_int8(weight)
+    filled = torch.nn.functional.pad(scale, (0, -21 % few_rows.LANES))
+    q4, scale4, zero4 = fit_int4(weight, few_rows.GROUP)
+    wide = [each.double().repeat_interleave(few_rows.GROUP, 1) for each in (scale4, zero4)]
+    for y, exact in (
+        (few_rows.product_bf16(x, few_rows.pack_bf16(weight), None, 21, wide=True), weight.bfloat16().double()),
+        (few_rows.product_int8(x, few_rows.pack_int8(q), filled, 21, wide=True), q.double() * scale.double()[:, None]),
+        (
+            few_rows.product_int4(x, few_rows.pack_int4(q4, scale4, zero4), 21, wide=True),
+            (q4.double() - 8) * wide[0] + wide[1],
+        ),
+    ):
+        assert y.dtype == torch.float32
+        torch.testing.assert_close(y.double(), x.double() @ exact.T, rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=25)
