@@ -38,9 +38,10 @@ def load(name: str) -> tuple[ctypes.CDLL | None, str]:
         return None, "LLM_KERNELS=0"
     if sys.platform != "linux" or platform.machine() != "x86_64" or not torch.cpu._is_avx512_bf16_supported():
         return None, "this is no Linux on a CPU with AVX512-BF16"
-    compiler = os.environ.get("CXX") or shutil.which("g++")
+    name_of_compiler = os.environ.get("CXX") or "g++"
+    compiler = shutil.which(name_of_compiler)
     if compiler is None:
-        return None, "there is no C++ compiler (g++, or CXX=COMPILER)"
+        return None, f"there is no C++ compiler {name_of_compiler} (CXX=COMPILER names another)"
     source = SOURCES / f"{name}.cpp"
     try:
         # torch has loaded its OpenMP by now, and the library takes that one: two would fight over the cores
