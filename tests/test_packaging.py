@@ -57,7 +57,8 @@ def test_the_wheel_holds_the_package_the_yaml_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     about = {name for name in names if name.startswith(f"llmcli-{__version__}.dist-info/")}
-    assert names - about == files("llmcli", ".py") | {f"llmcli/{name}" for name in files("configs", ".yaml")}
+    code = files("llmcli", ".py") | files("llmcli", ".cpp") | files("llmcli", ".hpp")
+    assert names - about == code | {f"llmcli/{name}" for name in files("configs", ".yaml")}
     assert {name.partition("/")[2] for name in about} == {
         "METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE",
     }  # fmt: skip

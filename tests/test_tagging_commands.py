@@ -53,8 +53,14 @@ def test_entities_are_learned_and_scored(llm, learned):
     assert scored["f1"] == scored["precision"] == scored["recall"] == 1.0 and scored["split"] == "val"
 
 
-def test_the_figures_of_few_bits_stand_beside_those_of_float32(llm, learned, tmp_path):
-    asked = ("eval", f"ckpt={learned}", "precision=int8", "bootstrap=0", f"out={tmp_path / 'int8'}")
+def test_the_figures_of_few_bits_stand_beside_those_of_float32(llm, news, learned, tmp_path):
+    refused = llm("eval", f"ckpt={learned}", "precision=int8")  # a recurrent layer and a small head
+    assert refused.code == 2 and "precision=int8" in refused.err
+    sizes = ("model=transformer", "model.d_model=32", "model.n_layers=1", "model.n_heads=2")
+    kept = [each for each in SMALL if not each.startswith("model")]
+    trained = llm("train", "data=conll", f"data.path={news}", *kept, *sizes, f"hydra.run.dir={tmp_path / 'run'}")
+    assert trained.code == 0, trained.err
+    asked = ("eval", f"ckpt={tmp_path / 'run'}", "precision=int8", "bootstrap=0", f"out={tmp_path / 'int8'}")
     scored = json.loads(llm(*asked, "--json").out)
     assert " · val · int8" in (tmp_path / "int8" / "report.html").read_text("utf-8")
     assert scored["float32"]["precision"] == 1.0 and 0.9 < scored["precision"] <= 1.0
