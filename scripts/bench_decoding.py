@@ -29,6 +29,7 @@ from transformers import MarianConfig, MarianMTModel
 from llmcli.config import build, config_dir
 from llmcli.decoding.base import StepOutput
 from llmcli.decoding.generate import generate
+from llmcli.inference import prepare_for_generation
 from llmcli.models.base import State
 from llmcli.tasks.sequence_to_sequence import SequenceToSequence
 from llmcli.tokenizers.base import RESERVED
@@ -54,6 +55,7 @@ def main() -> None:
     if not arguments.as_they_begin:
         for weight in (*task.parameters(), *reference.parameters()):
             weight.data.add_(0.1 * torch.randn_like(weight))
+    prepare_for_generation(task, dtype)
     if "beam" in arguments.what:
         sources = torch.randint(16, VOCAB, (ROWS, SOURCE))
         listed = sources.tolist()
