@@ -46,13 +46,13 @@ def load(name: str) -> tuple[ctypes.CDLL | None, str]:
     try:
         # torch has loaded its OpenMP by now, and the library takes that one: two would fight over the cores
         return ctypes.CDLL(str(_compiled(source, compiler))), ""
-    except (OSError, subprocess.SubprocessError) as err:
-        output = (getattr(err, "stderr", None) or "").strip()
+    except (OSError, subprocess.SubprocessError, RuntimeError) as err:  # RuntimeError: a user without a home
+        output = err.stderr.strip() if isinstance(err, subprocess.CalledProcessError) else ""
         return None, f"{compiler} did not compile {source.name}: {output.splitlines()[0] if output else err}"
 
 
 def _compiled(source: Path, compiler: str) -> Path:
-    """The shared library, made where it is not there yet. Raises OSError and subprocess.SubprocessError."""
+    """The shared library, made where it is not there yet. Raises OSError, subprocess.SubprocessError, RuntimeError."""
     texts = [each.read_bytes() for each in (source, *sorted(SOURCES.glob("*.hpp")))]
     key = hashlib.sha256(b"\0".join([*texts, compiler.encode(), *map(str.encode, FLAGS)])).hexdigest()
     folder = cache_root() / "kernels"
@@ -66,6 +66,6 @@ def _compiled(source: Path, compiler: str) -> Path:
         made = Path(scratch) / library.name
         ui.note(f"compiling {source.name} for this machine, once: some seconds")
         command = [compiler, *FLAGS, str(source), "-o", str(made)]
-        subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+        subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=SECONDS)
         made.replace(library)
     return library

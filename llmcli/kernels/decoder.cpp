@@ -39,26 +39,15 @@ struct Step {
   std::vector<bf16> qkv, attended, activated;
 };
 
-inline bf16 narrowed(float value) {
-  const __m128bh one = _mm_cvtneps_pbh(_mm_set_ss(value));
-  return static_cast<bf16>(_mm_extract_epi16((__m128i)one, 0));
-}
-
-inline float wide(bf16 value) {
-  const uint32_t bits = static_cast<uint32_t>(value) << 16;
-  float result;
-  std::memcpy(&result, &bits, sizeof result);
-  return result;
-}
-
 inline void store(bf16* to, __m512 value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(value));
 }
 
-// e^x to float32's precision: 2^n e^r with |r| <= ln 2 / 2, and a polynomial for e^r (Cephes).
+// e^x to float32's precision: 2^n e^r with |r| <= ln 2 / 2, and a polynomial for e^r (Cephes). NaN stays, as in all that
+// is computed here: of a minimum and a maximum it is the second argument that does.
 inline __m512 exponential(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
-  x = _mm512_min_ps(x, _mm512_set1_ps(88.0f));
+  x = _mm512_max_ps(_mm512_set1_ps(-87.0f), x);
+  x = _mm512_min_ps(_mm512_set1_ps(88.0f), x);
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
@@ -131,7 +120,7 @@ void attend(Step& step, int64_t layer, int64_t row, int64_t head, float* scores)
   __m512 total = _mm512_setzero_ps();
   for (int64_t s = 0; s <= filled; s += LANES) {
     const __m512 distance = _mm512_sub_ps(_mm512_loadu_ps(scores + s), _mm512_set1_ps(highest));
-    const __mmask16 real = _mm512_cmp_ps_mask(distance, _mm512_set1_ps(-INFINITY), _CMP_GT_OQ);
+    const __mmask16 real = _mm512_cmp_ps_mask(distance, _mm512_set1_ps(-INFINITY), _CMP_NEQ_UQ);
     const __m512 weight = _mm512_maskz_mov_ps(real, exponential(distance));
     total = _mm512_add_ps(total, weight);
     _mm512_storeu_ps(scores + s, weight);
@@ -169,7 +158,7 @@ void attend_one(Step& step, int64_t layer, int64_t row, int64_t head, float* sco
 
 inline __m512 activated(int64_t activation, __m512 x) {
   if (activation == RELU2) {
-    const __m512 positive = _mm512_max_ps(x, _mm512_setzero_ps());
+    const __m512 positive = _mm512_max_ps(_mm512_setzero_ps(), x);
     return _mm512_mul_ps(positive, positive);
   }
   if (activation == SWIGLU) {  // of the gate: x / (1 + e^-x)

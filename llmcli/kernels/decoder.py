@@ -86,36 +86,75 @@ class Decoder:
     ) -> None:
         """layers: of each qkv, out, up (gate and up for swiglu) and down, of the same bits; cos and sin (positions, K):
         those of `fused_table`."""
-        self._held = [weight for layer in layers for weight in layer]
+        self._held = [list(layer) for layer in layers]
         self._cos, self._sin = (each.to(torch.bfloat16).contiguous() for each in (cos, sin))
         bits = layers[0][0].bits
         self._shape = _Shape(
             len(layers), width, n_heads, n_kv_heads, head_size, d_ff, ACTIVATIONS.index(activation), qk_norm, bits
         )
-        self._layers = (_Layer * len(layers))()
-        for into, layer in zip(self._layers, layers, strict=True):
-            into.weight = (_POINTER * 4)(*(weight.packed.data_ptr() for weight in layer))
-            into.scale = (_POINTER * 4)(*(None if each.scale is None else each.scale.data_ptr() for each in layer))
+        self._layers = _pointers(self._held)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_layers"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Of a copy, whose weights lie elsewhere."""
+        vars(self).update(state)
+        self._layers = _pointers(self._held)
+
+    @staticmethod
+    def has_sizes(*, width: int, head_size: int, d_ff: int) -> bool:
+        """Whether the kernel is made for these, should the machine have it."""
+        return head_size in HEAD_SIZES and not width % LANES and not d_ff % LANES
 
     @staticmethod
     def fits(layers: Sequence[Sequence[Weight | None]], *, width: int, head_size: int, d_ff: int) -> bool:
         """Whether the kernel is there and can do with these."""
         bits = {None if weight is None else weight.bits for layer in layers for weight in layer}
-        fit = len(bits) == 1 and None not in bits and head_size in HEAD_SIZES and not width % LANES and not d_ff % LANES
-        return fit and available()
+        fit = len(bits) == 1 and None not in bits
+        return fit and Decoder.has_sizes(width=width, head_size=head_size, d_ff=d_ff) and available()
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, lengths: Tensor) -> Tensor:
         """x (B, 1, D) bfloat16, the embedded tokens -> (B, 1, D), the last layer's output, normalised.
 
         keys and values (L, B, G, R, K) bfloat16, with room for one position more, which is written; lengths (B,) int64:
         how many are filled.
+
+        Raises ValueError for a state of other sizes or types, beyond which would be written, and RuntimeError where x
+        asks for a gradient.
         """
-        y = x.clone(memory_format=torch.contiguous_format)
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise RuntimeError("the kernel has no gradient: it is for layers that are used, not trained")
+        shape, rows = self._shape, len(x)
+        expected = (shape.layers, rows, shape.kv_heads, keys.shape[3], shape.head_size)
+        if not (
+            x.shape == (rows, 1, shape.width)
+            and keys.shape == values.shape == expected
+            and lengths.shape == (rows,)
+            and x.dtype == keys.dtype == values.dtype == torch.bfloat16
+            and lengths.dtype == torch.int64
+            and keys.is_contiguous()
+            and values.is_contiguous()
+        ):
+            raise ValueError(
+                f"tokens {tuple(x.shape)} of {x.dtype} do not go with keys {tuple(keys.shape)} of {keys.dtype} "
+                f"and lengths {tuple(lengths.shape)}"
+            )
+        y, lengths = x.clone(memory_format=torch.contiguous_format), lengths.contiguous()
         library = _library()
-        assert library is not None and keys.is_contiguous() and values.is_contiguous() and lengths.is_contiguous()
+        assert library is not None
         library.decoder_step(
             ctypes.byref(self._shape), self._layers, self._cos.data_ptr(), self._sin.data_ptr(), len(self._cos),
-            keys.data_ptr(), values.data_ptr(), lengths.data_ptr(), len(y), keys.shape[3], y.data_ptr(),
+            keys.data_ptr(), values.data_ptr(), lengths.data_ptr(), rows, keys.shape[3], y.data_ptr(),
             torch.get_num_threads(),
         )  # fmt: skip
         return y
+
+
+def _pointers(layers: Sequence[Sequence[Weight]]) -> ctypes.Array[_Layer]:
+    """Where the weights lie, as decoder.cpp wants it; they must be held."""
+    found = (_Layer * len(layers))()
+    for into, layer in zip(found, layers, strict=True):
+        into.weight = (_POINTER * 4)(*(weight.packed.data_ptr() for weight in layer))
+        into.scale = (_POINTER * 4)(*(None if each.scale is None else each.scale.data_ptr() for each in layer))
+    return found

@@ -45,7 +45,6 @@ class Transformer(Backbone):
     """
 
     kind: ClassVar[Kind] = "attention"
-    steps_by_kernel: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -90,6 +89,8 @@ class Transformer(Backbone):
         self.logit_softcap = logit_softcap
         self.n_kv_heads = n_kv_heads
         self.head_size = d_model // n_heads
+        d_ff = d_ff or (8 * d_model // 3 if activation == "swiglu" else 4 * d_model)
+        self.steps_by_kernel = causal and Decoder.has_sizes(width=d_model, head_size=self.head_size, d_ff=d_ff)
         self.input_embedding = nn.Embedding(vocab_size, d_model)
         self.ngram_embedding = NgramEmbedding(vocab_size=vocab_size, d_model=d_model, rows=ngram_rows)
         self.blocks = nn.ModuleList(
@@ -97,7 +98,7 @@ class Transformer(Backbone):
                 d_model=d_model,
                 n_heads=n_heads,
                 n_kv_heads=n_kv_heads,
-                d_ff=d_ff or (8 * d_model // 3 if activation == "swiglu" else 4 * d_model),
+                d_ff=d_ff,
                 activation=activation,
                 qk_norm=qk_norm,
                 dropout=dropout,
@@ -200,7 +201,8 @@ class Transformer(Backbone):
 
     def settle(self) -> None:
         """See Backbone."""
-        if all(isinstance(block, FusedBlock) for block in self.blocks):
+        narrow = self.input_embedding.weight.dtype == torch.bfloat16  # else no step could use it: nothing is compiled
+        if self.steps_by_kernel and narrow and all(isinstance(block, FusedBlock) for block in self.blocks):
             self._decoder = decoder_of(cast("list[FusedBlock]", list(self.blocks)), self.cos, self.sin)
 
     def init_state(self, batch_size: int, capacity: int) -> DecoderState:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -149,3 +151,66 @@ def test_without_the_kernel_the_blocks_go_on(monkeypatch):
     model = build_model(settled=False)
     settle(model)
     assert model._decoder is None
+
+
+@pytest.mark.parametrize("activation", ["relu2", "swiglu", "gelu"])
+def test_what_is_not_finite_stays_visible(activation):
+    """In the last layer, where nothing but the token's own sum could hide it."""
+    model = build_model(activation=activation)
+    model.blocks[-1].up._weight.fill_(float("nan"))
+    assert not model.step(torch.tensor([[3]]), model.init_state(1, 8))[0].isfinite().any()
+
+
+def test_a_key_that_is_not_finite_stays_visible():
+    model = build_model()
+    _, state = continued(model, torch.randint(0, 50, (2, 5)), None, 0)
+    state.cache.keys[1, 0, 0, 2] = float("nan")
+    hidden, _ = model.step(torch.tensor([[3], [3]]), state)
+    assert not hidden[0].isfinite().any() and hidden[1].isfinite().all()
+
+
+def test_a_copy_reads_its_own_weights():
+    model, ids = build_model(bits=8), torch.randint(0, 50, (1, 4))
+    other = copy.deepcopy(model)
+    expected, _ = continued(model, ids, None, 3)
+    for block in model.blocks:
+        block.up.q.zero_()
+    assert torch.equal(continued(other, ids, None, 3)[0], expected)
+    assert not torch.equal(continued(model, ids, None, 3)[0], expected)
+
+
+def test_a_state_that_does_not_go_with_the_tokens_is_refused():
+    """The kernel would write beyond it."""
+    model = build_model()
+    with torch.no_grad():
+        with pytest.raises(ValueError, match=r"tokens \(3, 1, 96\) .* do not go with keys \(2, 2, 1, \d+, 32\)"):
+            model.step(torch.full((3, 1), 4), model.init_state(2, 8))
+        state = model.init_state(2, 8)
+        state.cache._hold(state.cache.keys.float(), state.cache.values.float())
+        with pytest.raises(ValueError, match=r"of torch\.float32"):
+            model.step(torch.full((2, 1), 4), state)
+
+
+def test_lengths_may_lie_anywhere_in_memory():
+    model, ids = build_model(), torch.randint(0, 50, (2, 5))
+    _, state = continued(model, ids, None, 0)
+    hidden, _ = model.step(torch.full((2, 1), 3), state.truncate(torch.tensor(3).expand(2)))
+    near(hidden[:, 0].float(), continued(model, ids[:, :3], None, 1)[0][:, 1])
+
+
+def test_there_is_no_gradient():
+    model = build_model()
+    model.input_embedding.weight.requires_grad_(True)
+    with pytest.raises(RuntimeError, match="the kernel has no gradient"):
+        model.step(torch.tensor([[3]]), model.init_state(1, 8))
+
+
+@pytest.mark.parametrize("shape", [{"d_ff": 40}, {"causal": False}])
+def test_nothing_is_compiled_for_a_model_that_could_not_use_it(monkeypatch, shape):
+    monkeypatch.setattr(decoder, "available", lambda: pytest.fail("asked for"))
+    model = build_model(settled=False, **shape)
+    assert not model.steps_by_kernel
+    settle(model)
+    model = build_model(8, settled=False).float()
+    settle(model)
+    assert model.steps_by_kernel and model._decoder is None

@@ -143,3 +143,22 @@ def test_a_compiler_that_is_missing_or_fails_is_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", str(failing))
     assert build.load.__wrapped__("few_rows") == (None, f"{failing} did not compile few_rows.cpp: unknown option")
     assert not list((tmp_path / "kernels").iterdir())
+
+
+@has_kernels
+def test_neither_a_user_without_a_home_nor_odd_words_of_a_compiler_are_errors(monkeypatch, tmp_path):
+    def none() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "cache_root", none)
+        assert build.load.__wrapped__("few_rows")[1].endswith("few_rows.cpp: Could not determine home directory.")
+    monkeypatch.setenv("LLM_CACHE", str(tmp_path))
+    failing = tmp_path / "failing"
+    failing.write_text("#!/bin/sh\nprintf '\\377 option' >&2\nexit 1\n")
+    failing.chmod(0o755)
+    monkeypatch.setenv("CXX", str(failing))
+    assert build.load.__wrapped__("few_rows")[1] == f"{failing} did not compile few_rows.cpp: \ufffd option"
+    failing.write_text("#!/bin/sh\necho waiting >&2\nexec sleep 9\n")
+    monkeypatch.setattr(build, "SECONDS", 0.2)
+    assert build.load.__wrapped__("few_rows")[1].endswith("timed out after 0.2 seconds")
