@@ -99,6 +99,12 @@ TABLES = {
 }
 
 
+def processor_seconds() -> float:
+    """What all finished processes that this one started have taken."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def trained(options: list[str], row: Path) -> dict[str, Any]:
     """metrics.json of a run with these options, and the processor seconds that it took.
 
@@ -107,14 +113,13 @@ def trained(options: list[str], row: Path) -> dict[str, Any]:
     folder = row / hashlib.sha256(json.dumps(options).encode()).hexdigest()[:12]
     result = folder / "row.json"
     if not result.exists():
-        before = os.times()
+        before = processor_seconds()
         command = [sys.executable, "-m", "llmcli", "train", *options, f"hydra.run.dir={folder}", "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{shlex.join(command)}\n{done.stderr}")
-        after = os.times()
-        spent = after.children_user + after.children_system - before.children_user - before.children_system
-        result.write_text(json.dumps({**json.loads(done.stdout), "processor": spent}), encoding="utf-8")
+        told = {**json.loads(done.stdout), "processor": processor_seconds() - before}
+        result.write_text(json.dumps(told), encoding="utf-8")
     found: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return found
 
