@@ -21,12 +21,24 @@ from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.plugins.precision import HalfPrecision, MixedPrecision, Precision
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import SingleDeviceStrategy
+from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
+
+Hook = Callable[..., Any]
 
 RELEASES = ("2.6.",)
 # hooks of a module that decide whether there is a step; who overrides one gets Lightning's own way
 _ANSWERED = ("on_train_batch_start", "optimizer_step")
+# hooks of callbacks and of the module; who has not written one is not called at each step to do nothing
+_CALLED = (
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "on_train_batch_end",
+)
 
 
 def shorten(trainer: pl.Trainer) -> None:
@@ -55,6 +67,7 @@ class ShortEpochLoop(_TrainingEpochLoop):
             self._after: Callable[[Any, int], Any] = after
             self._module, self._plugin = trainer.lightning_module, trainer.precision_plugin
             self._device = trainer.strategy.root_device
+            self._hooks = {name: _written(trainer, name) for name in _CALLED}
 
     def _on_before_fetch(self) -> None:
         if not self._short:
@@ -125,15 +138,13 @@ class ShortEpochLoop(_TrainingEpochLoop):
 
     def _call(self, name: str, *given: Any) -> None:
         """A hook of all callbacks and then of the module, which know by its name where they log."""
+        of_callbacks, of_module = self._hooks[name]
         trainer, module = self.trainer, self._module
         module._current_fx_name = name
-        for callback in trainer.callbacks:
-            hook = getattr(callback, name)
-            if callable(hook):
-                hook(trainer, module, *given)
-        hook = getattr(module, name)
-        if callable(hook):
-            hook(*given)
+        for hook in of_callbacks:
+            hook(trainer, module, *given)
+        if of_module is not None:
+            of_module(*given)
         module._current_fx_name = None
 
     def _ask(self, name: str, *given: Any, **named: Any) -> None:
@@ -152,12 +163,7 @@ class ShortEpochLoop(_TrainingEpochLoop):
                 results.append(self._forwards_and_backwards(optimizer.optimizer, batch, batch_idx))
             if steps:
                 self._call("on_before_optimizer_step", optimizer.optimizer)
-                self._ask(
-                    "configure_gradient_clipping",
-                    optimizer.optimizer,
-                    gradient_clip_val=self.trainer.gradient_clip_val,
-                    gradient_clip_algorithm=self.trainer.gradient_clip_algorithm,
-                )
+                self._clip(optimizer.optimizer)
             return results[-1].loss
 
         if not steps:
@@ -171,6 +177,14 @@ class ShortEpochLoop(_TrainingEpochLoop):
             assert results, f"{type(optimizer.optimizer).__name__}.step has not called its closure"
             progress.increment_completed()
         return {} if results[-1].loss is None else results[-1].asdict()
+
+    def _clip(self, optimizer: Optimizer) -> None:
+        value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
+        if _overridden(self._module, "configure_gradient_clipping"):
+            given = {"gradient_clip_val": value, "gradient_clip_algorithm": algorithm}
+            self._ask("configure_gradient_clipping", optimizer, **given)
+        elif value:  # what Lightning's own hook comes to
+            self._plugin.clip_gradients(optimizer, value, GradClipAlgorithmType(algorithm or "norm"))
 
     def _forwards_and_backwards(self, optimizer: Optimizer, batch: Any, batch_idx: int) -> ClosureResult:
         trainer = self.trainer
@@ -196,3 +210,14 @@ class ShortEpochLoop(_TrainingEpochLoop):
 
 def _overridden(module: pl.LightningModule, name: str) -> bool:
     return getattr(getattr(module, name), "__func__", None) is not getattr(pl.LightningModule, name)
+
+
+def _written(trainer: pl.Trainer, name: str) -> tuple[list[Hook], Hook | None]:
+    """The hooks of this name that somebody has written: of the callbacks, in their order, and of the module."""
+    hooks = [getattr(callback, name) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    own, module = getattr(pl.Callback, name), trainer.lightning_module
+    of_module = getattr(module, name) if _overridden(module, name) else None
+    return (
+        [hook for hook in hooks if callable(hook) and getattr(hook, "__func__", None) is not own],
+        of_module if callable(of_module) else None,
+    )

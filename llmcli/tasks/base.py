@@ -26,7 +26,6 @@ from llmcli.tokenizers.base import Tokenizer
 
 Stage = Literal["train", "val"]
 Batch = Mapping[str, Any]
-_PLAIN = frozenset((str, int, float, bool, type(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +100,9 @@ class _Begun:
     rest: list[dict[str, Any]]
 
 
+_PLAIN = frozenset((str, int, float, bool, type(None), _Begun))  # types of attributes that are no part of a module
+
+
 class Task(pl.LightningModule, ABC):
     """Subclasses implement `_step`, `metrics` and say what they take.
 
@@ -155,7 +157,7 @@ class Task(pl.LightningModule, ABC):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As ever, but quick for a plain value in the place of another, which is no parameter, buffer or module:
-        Lightning writes the name of the hook it is in down fifty times a step.
+        the name of the hook that is called is written down thirty times a step.
         """
         if type(value) in _PLAIN and name in self.__dict__:
             self.__dict__[name] = value
