@@ -18,7 +18,7 @@ from llmcli.decoding.penalties import Penalties
 from llmcli.errors import InputError
 
 _BLOCK = 256  # random numbers drawn at once for each row
-_HEAD = 256  # most probable tokens among which the nucleus is looked for first
+_HEADS = (256, 4096)  # most probable tokens among which the nucleus is looked for, before all are sorted
 
 
 class Sample:
@@ -160,12 +160,13 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
 
 def _nucleus_floor(probs: Tensor, top_p: float) -> Tensor:
     """probs (B, V) -> (B, 1), the smallest probability in the smallest set that holds at least `top_p`."""
-    # On a CPU sorting a whole vocabulary costs more than all the rest here, and most nuclei lie in its head. Elsewhere
-    # looking whether this one does would wait for the device.
-    if probs.device.type == "cpu" and probs.shape[-1] > _HEAD:
-        ordered = probs.topk(_HEAD, dim=-1).values
-        if bool((ordered.sum(dim=-1) > top_p).all()):
-            return _floor(ordered, top_p)
+    # On a CPU sorting a whole vocabulary costs more than all the rest here (of 49,152 tokens 3.5 ms, the 4,096 most
+    # probable 0.6), and most nuclei lie in its head. Elsewhere looking whether this one does would wait for the device.
+    for head in _HEADS:
+        if probs.device.type == "cpu" and probs.shape[-1] > head:
+            ordered = probs.topk(head, dim=-1).values
+            if bool((ordered.sum(dim=-1) > top_p).all()):
+                return _floor(ordered, top_p)
     return _floor(probs.sort(dim=-1, descending=True).values, top_p)
 
 

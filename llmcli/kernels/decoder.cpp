@@ -1,9 +1,10 @@
-// One more token of each row through all layers of a decoder: norms, rotations, attention over the cache and all products
-// in one call. Threads meet five times a layer; torch's operators take longer to be called than most of them to compute.
+// The next tokens of each row through all layers of a decoder: norms, rotations, attention over the cache and all
+// products in one call. Threads meet five times a layer, or six; torch's operators take longer to be called than most of
+// them to compute.
 //
-// B rows, D width, H heads, G key-value heads of which each serves H / G, K head size, F width of the feed-forward layer,
-// R positions that the cache has room for. What llmcli.models.transformer.FusedBlock computes; between the products sums
-// stay in float32 where torch rounds to bfloat16.
+// B rows, T new tokens of each, D width, H heads, G key-value heads of which each serves H / G, K head size, F width of
+// the feed-forward layer, R positions that the cache has room for. What llmcli.models.transformer.FusedBlock computes;
+// between the products sums stay in float32 where torch rounds to bfloat16.
 
 #include <omp.h>
 
@@ -32,9 +33,9 @@ struct Step {
   const bf16 *cos, *sin;   // (positions, K), as of fused_table
   int64_t positions;
   bf16 *keys, *values;     // (layers, B, G, R, K)
-  const int64_t* lengths;  // (B,): where the new token of each row stands
-  int64_t rows, room;
-  bf16* x;  // (B, D)
+  const int64_t* lengths;  // (B,): where the first new token of each row stands
+  int64_t rows, tokens, room;
+  bf16* x;  // (B, T, D)
   int threads;
   std::vector<bf16> qkv, attended, activated;
 };
@@ -86,25 +87,45 @@ void place(const Step& step, const bf16* head, int64_t position, bf16* placed) {
   }
 }
 
-// The query of a head of a row over all keys of the row and its own; P = K / 32. scores: room for R + 1 and 16 more.
+// What a key-value head has of a token, the `token`-th of B * T.
+struct Held {
+  int64_t position;
+  const bf16 *key, *value;  // of the token, the key as it comes from the product
+  bf16 *keys, *values;      // of its row, (R, K)
+
+  Held(Step& step, int64_t layer, int64_t token, int64_t group) {
+    const Shape& shape = step.shape;
+    const int64_t row = token / step.tokens, size = shape.head_size;
+    position = step.lengths[row] + token % step.tokens;
+    key = step.qkv.data() + (token * (shape.heads + 2 * shape.kv_heads) + shape.heads + group) * size;
+    value = key + shape.kv_heads * size;
+    const int64_t at_head = ((layer * step.rows + row) * shape.kv_heads + group) * step.room * size;
+    keys = step.keys + at_head, values = step.values + at_head;
+  }
+
+  // A row that is full has ended, and keeps nothing; neither is padding kept that lies beyond the room.
+  void keep(const Step& step, const bf16* placed) const {
+    const int64_t size = step.shape.head_size;
+    if (position >= step.room) return;
+    std::memcpy(keys + position * size, placed, size * sizeof(bf16));
+    std::memcpy(values + position * size, value, size * sizeof(bf16));
+  }
+};
+
+// The query of a head of a token over all keys before it in its row and its own; P = K / 32. scores: room for R + 1 and 16
+// more. What stands before must be kept; its own key and value are kept here where they are the only new ones of the row.
 template <int P>
-void attend(Step& step, int64_t layer, int64_t row, int64_t head, float* scores) {
+void attend(Step& step, int64_t layer, int64_t token, int64_t head, float* scores) {
   const Shape& shape = step.shape;
   constexpr int64_t size = 32 * P;
-  const int64_t shared = shape.heads / shape.kv_heads, group = head / shared;
-  const int64_t position = step.lengths[row], filled = std::min(position, step.room);
-  const bf16* mine = step.qkv.data() + row * (shape.heads + 2 * shape.kv_heads) * size;
-  const bf16* value = mine + (shape.heads + shape.kv_heads + group) * size;
-  const int64_t at_head = ((layer * step.rows + row) * shape.kv_heads + group) * step.room * size;
-  bf16 *keys = step.keys + at_head, *values = step.values + at_head;
+  const int64_t shared = shape.heads / shape.kv_heads;
+  const Held held(step, layer, token, head / shared);
+  const int64_t filled = std::min(held.position, step.room);
+  const bf16 *keys = held.keys, *values = held.values, *value = held.value;
   alignas(64) bf16 query[size], key[size];
-  place(step, mine + head * size, position, query);
-  place(step, mine + (shape.heads + group) * size, position, key);
-  // Each head of the group needs the new key and value, one keeps them; a row that is full has ended, and keeps nothing.
-  if (head % shared == 0 && position < step.room) {
-    std::memcpy(keys + position * size, key, sizeof key);
-    std::memcpy(values + position * size, value, sizeof key);
-  }
+  place(step, step.qkv.data() + (token * (shape.heads + 2 * shape.kv_heads) + head) * size, held.position, query);
+  place(step, held.key, held.position, key);
+  if (step.tokens == 1 && head % shared == 0) held.keep(step, key);  // one of the heads that share them
   __m512bh q[P];
   for (int p = 0; p < P; ++p) q[p] = (__m512bh)_mm512_loadu_si512(query + 32 * p);
   const float scale = 1.0f / std::sqrt(static_cast<float>(size));
@@ -138,7 +159,7 @@ void attend(Step& step, int64_t layer, int64_t row, int64_t head, float* scores)
     }
   }
   const __m512 share = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(total));
-  bf16* y = step.attended.data() + (row * shape.heads + head) * size;
+  bf16* y = step.attended.data() + (token * shape.heads + head) * size;
   for (int p = 0; p < P; ++p) {
     const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(even[p], share)));
     const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(odd[p], share)));
@@ -146,14 +167,21 @@ void attend(Step& step, int64_t layer, int64_t row, int64_t head, float* scores)
   }
 }
 
-void attend_one(Step& step, int64_t layer, int64_t row, int64_t head, float* scores) {
+void attend_one(Step& step, int64_t layer, int64_t token, int64_t head, float* scores) {
   switch (step.shape.head_size / 32) {
-    case 1: return attend<1>(step, layer, row, head, scores);
-    case 2: return attend<2>(step, layer, row, head, scores);
-    case 3: return attend<3>(step, layer, row, head, scores);
-    case 4: return attend<4>(step, layer, row, head, scores);
-    case 8: return attend<8>(step, layer, row, head, scores);
+    case 1: return attend<1>(step, layer, token, head, scores);
+    case 2: return attend<2>(step, layer, token, head, scores);
+    case 3: return attend<3>(step, layer, token, head, scores);
+    case 4: return attend<4>(step, layer, token, head, scores);
+    case 8: return attend<8>(step, layer, token, head, scores);
   }
+}
+
+void keep_one(Step& step, int64_t layer, int64_t token, int64_t group) {
+  alignas(64) bf16 key[256];
+  const Held held(step, layer, token, group);
+  place(step, held.key, held.position, key);
+  held.keep(step, key);
 }
 
 inline __m512 activated(int64_t activation, __m512 x) {
@@ -180,16 +208,16 @@ struct Part {
 template <class Make>
 void run(Step& step, Make weight_of, int thread) {
   const Shape& shape = step.shape;
-  const int64_t B = step.rows, D = shape.width, F = shape.feed_forward, all = shape.heads + 2 * shape.kv_heads;
-  const int64_t inner = shape.heads * shape.head_size;
-  std::vector<bf16> normal(B * D);
-  std::vector<float> sums(B * std::max({D, F, inner}) / GROUP), scores(step.room + 1 + LANES);
+  const int64_t M = step.rows * step.tokens, D = shape.width, F = shape.feed_forward;
+  const int64_t inner = shape.heads * shape.head_size, all = shape.heads + 2 * shape.kv_heads;
+  std::vector<bf16> normal(M * D);
+  std::vector<float> sums(M * std::max({D, F, inner}) / GROUP), scores(step.room + 1 + LANES);
   const auto normalise = [&] {
-    for (int64_t b = 0; b < B; ++b) rms_norm(step.x + b * D, D, normal.data() + b * D);
+    for (int64_t m = 0; m < M; ++m) rms_norm(step.x + m * D, D, normal.data() + m * D);
   };
-  // y (B, N) gets what `take` makes of a block of sums
+  // y (M, N) gets what `take` makes of a block of sums
   const auto into = [&](bf16* y, int64_t N, const Layer& layer, int which, const bf16* from, int64_t K, auto take) {
-    const auto weight = weight_of(layer, which, from, B, K, sums.data());
+    const auto weight = weight_of(layer, which, from, M, K, sums.data());
     const Part part(N / LANES, step.threads, thread);
     const auto keep = [&](int64_t row, int64_t block, __m512 sum) {
       bf16* to = y + row * N + block * LANES;
@@ -197,12 +225,12 @@ void run(Step& step, Make weight_of, int thread) {
     };
     int64_t block = part.first;
     for (; block + 1 < part.end; block += 2)
-      multiply_rows<2>(weight, from, B, {block, block + 1}, [&](int64_t row, const __m512* both) {
+      multiply_rows<2>(weight, from, M, {block, block + 1}, [&](int64_t row, const __m512* both) {
         keep(row, block, both[0]);
         keep(row, block + 1, both[1]);
       });
     if (block < part.end)
-      multiply_rows<1>(weight, from, B, {block}, [&](int64_t row, const __m512* one) { keep(row, block, one[0]); });
+      multiply_rows<1>(weight, from, M, {block}, [&](int64_t row, const __m512* one) { keep(row, block, one[0]); });
   };
   const auto itself = [](const bf16*, __m512 sum) { return sum; };
   const auto added = [](const bf16* to, __m512 sum) { return _mm512_add_ps(widened(to), sum); };
@@ -211,18 +239,26 @@ void run(Step& step, Make weight_of, int thread) {
     normalise();
     into(step.qkv.data(), all * shape.head_size, layer, 0, normal.data(), D, itself);
 #pragma omp barrier
-    const Part heads(B * shape.heads, step.threads, thread);
-    for (int64_t i = heads.first; i < heads.end; ++i)
+    if (step.tokens > 1) {
+      const Part groups(M * shape.kv_heads, step.threads, thread);
+      for (int64_t i = groups.first; i < groups.end; ++i) keep_one(step, l, i / shape.kv_heads, i % shape.kv_heads);
+#pragma omp barrier
+    }
+    // Of one token, neighbours share their keys; of many, the later have more of them.
+    const bool dealt = step.tokens > 1;
+    const int64_t n_heads = M * shape.heads, every = dealt ? step.threads : 1;
+    const Part part(n_heads, step.threads, thread);
+    for (int64_t i = dealt ? thread : part.first; i < (dealt ? n_heads : part.end); i += every)
       attend_one(step, l, i / shape.heads, i % shape.heads, scores.data());
 #pragma omp barrier
     into(step.x, D, layer, 1, step.attended.data(), inner, added);
 #pragma omp barrier
     normalise();
     if (shape.activation == SWIGLU) {  // a gate and what it lets through in the same hands
-      const auto weight = weight_of(layer, 2, normal.data(), B, D, sums.data());
+      const auto weight = weight_of(layer, 2, normal.data(), M, D, sums.data());
       const Part part(F / LANES, step.threads, thread);
       for (int64_t block = part.first; block < part.end; ++block)
-        multiply_rows<2>(weight, normal.data(), B, {block, block + F / LANES}, [&](int64_t row, const __m512* both) {
+        multiply_rows<2>(weight, normal.data(), M, {block, block + F / LANES}, [&](int64_t row, const __m512* both) {
           store(step.activated.data() + row * F + block * LANES, _mm512_mul_ps(activated(SWIGLU, both[0]), both[1]));
         });
     } else {
@@ -233,21 +269,21 @@ void run(Step& step, Make weight_of, int thread) {
     into(step.x, D, layer, 3, step.activated.data(), F, added);
 #pragma omp barrier
   }
-  const Part rows(B, step.threads, thread);
-  for (int64_t b = rows.first; b < rows.end; ++b) rms_norm(step.x + b * D, D, step.x + b * D);
+  const Part rows(M, step.threads, thread);
+  for (int64_t m = rows.first; m < rows.end; ++m) rms_norm(step.x + m * D, D, step.x + m * D);
 }
 
 }  // namespace
 
-// x (B, D): the embedded tokens; they become what the last layer gives, normalised. The cache gets a position more.
+// x (B, T, D): the embedded tokens; they become what the last layer gives, normalised. The cache gets T positions more.
 extern "C" void decoder_step(const Shape* shape, const Layer* layers, const bf16* cos, const bf16* sin, int64_t positions,
-                             bf16* keys, bf16* values, const int64_t* lengths, int64_t rows, int64_t room, bf16* x,
-                             int threads) {
+                             bf16* keys, bf16* values, const int64_t* lengths, int64_t rows, int64_t tokens, int64_t room,
+                             bf16* x, int threads) {
   const int64_t inner = shape->heads * shape->head_size, all = inner + 2 * shape->kv_heads * shape->head_size;
-  Step step{*shape, layers, cos, sin, positions, keys, values, lengths, rows, room, x, threads, {}, {}, {}};
-  step.qkv.resize(rows * all);
-  step.attended.resize(rows * inner);
-  step.activated.resize(rows * shape->feed_forward);
+  Step step{*shape, layers, cos, sin, positions, keys, values, lengths, rows, tokens, room, x, threads, {}, {}, {}};
+  step.qkv.resize(rows * tokens * all);
+  step.attended.resize(rows * tokens * inner);
+  step.activated.resize(rows * tokens * shape->feed_forward);
 #pragma omp parallel num_threads(threads)
   {
     const int thread = omp_get_thread_num();

@@ -110,7 +110,7 @@ class Backbone(nn.Module, ABC):
     tie_embeddings: bool = False
     logit_softcap: float | None = None
     head_bias: bool = False
-    steps_by_kernel: bool = False  # of one token, where the CPU has the kernel and `settle` was called
+    steps_by_kernel: bool = False  # where the CPU has the kernel and `settle` was called
 
     @abstractmethod
     def forward(

@@ -33,6 +33,7 @@ from llmcli.models.base import Backbone, Kind, State, check_rates, check_sizes
 
 Activation = Literal["relu2", "swiglu", "gelu"]
 
+FEW_TOKENS = 16  # of a row: their padding costs the kernel less than leaving it out costs the blocks
 MUCH_PADDING = 0.9  # up to such a share of real tokens the padding of prompts is taken out of all but attention
 
 
@@ -111,7 +112,7 @@ class Transformer(Backbone):
         cos, sin = rotary_table(max_seq_len, self.head_size, rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        self._decoder: Decoder | None = None  # what takes a step of one token, where it can: see `settle`
+        self._decoder: Decoder | None = None  # what takes a step, where it can: see `settle`
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -231,8 +232,9 @@ class Transformer(Backbone):
         if self.ngram_embedding.tables:
             x = x + self.ngram_embedding(state.remember(ids, self.ngram_embedding.order))
         x = self.dropout(norm(x))
-        if self._decoder is not None and n_new == 1 and x.dtype == torch.bfloat16:
-            x = self._decoder.step(x, *cache.room_for(1), cache.lengths)
+        real = None if lengths is None else self._real_places(ids, lengths)
+        if self._decoder is not None and (real is None or n_new <= FEW_TOKENS) and x.dtype == torch.bfloat16:
+            x = self._decoder.step(x, *cache.room_for(n_new), cache.lengths)
             cache.advance(n_new if lengths is None else lengths)
             return x, state
         if (start := cache.uniform) is not None and start + n_new <= len(self.cos):
@@ -243,7 +245,6 @@ class Transformer(Backbone):
             cos, sin = self.cos[at], self.sin[at]  # (B, 1, T, K / 2)
         alone = n_new == 1 and cache.uniform is not None  # the newest token sees all there is
         visible = None if alone else cache.mask(n_new)  # (B, 1, T, S)
-        real = None if lengths is None else self._real_places(ids, lengths)
         if real is None:
             for layer, block in enumerate(self.blocks):
                 x = block(x, cos, sin, visible, False, cache, layer)

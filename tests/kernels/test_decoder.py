@@ -1,4 +1,4 @@
-"""A step of one token by the kernel: what the blocks compute one by one, for every shape, state and precision."""
+"""A step by the kernel: what the blocks compute one by one, for every shape, state and precision."""
 
 from __future__ import annotations
 
@@ -86,6 +86,46 @@ def test_a_step_is_what_the_blocks_compute(shape, bits):
     assert not after.cache.keys[..., 29:, :].any()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bits", [16, 8, 4])
+@torch.no_grad()
+def test_tokens_at_once_are_what_they_are_one_by_one(shape, bits):
+    model = build_model(bits, **shape)
+    ids = torch.randint(0, 50, (3, 21))
+    state, found = model.init_state(3, 40), []
+    for first, end in ((0, 1), (1, 3), (3, 12), (12, 21)):
+        hidden, state = model.step(ids[:, first:end], state)
+        found.append(hidden)
+    one_by_one, expected = model.init_state(3, 40), []
+    for at in range(21):
+        hidden, one_by_one = model.step(ids[:, at : at + 1], one_by_one)
+        expected.append(hidden)
+    near(torch.cat(found, 1).float(), torch.cat(expected, 1).float())
+    near(state.cache.keys.float(), one_by_one.cache.keys.float())
+    near(state.cache.values.float(), one_by_one.cache.values.float())
+    assert state.lengths.tolist() == [21, 21, 21]
+
+
+@pytest.mark.parametrize("n_new", [5, 16, 17])  # the kernel's own padding, and more of it than it takes
+@torch.no_grad()
+def test_padding_is_no_token(n_new):
+    model = build_model()
+    before, lengths = torch.randint(0, 50, (3, 6)), torch.tensor([1, n_new - 2, 0])
+    ids = torch.randint(0, 50, (3, n_new))
+    hidden, state = model.step(before, model.init_state(3, 6 + n_new - 1), torch.tensor([6, 2, 4]))
+    hidden, state = model.step(ids, state, lengths)
+    assert state.lengths.tolist() == [7, n_new, 4]
+    last, _ = model.step(torch.full((3, 1), 7), state.clone())
+    for row, held in enumerate((6, 2, 4)):
+        real = int(lengths[row])
+        text = torch.cat((before[row, :held], ids[row, :real]))[None]
+        expected, alone = model.step(text, model.init_state(1, 6 + n_new - 1))
+        if real:
+            near(hidden[row, :real].float(), expected[0, held:].float())
+        if int(alone.lengths[0]) < 6 + n_new - 1:
+            near(last[row].float(), model.step(torch.tensor([[7]]), alone)[0][0].float())
+
+
 @pytest.mark.parametrize("rows", [1, 3, 9, 17])
 def test_rows_of_unequal_lengths_do_not_depend_on_each_other(rows):
     ids, lengths = torch.randint(0, 50, (rows, 7)), torch.arange(rows) % 7 + 1
@@ -165,8 +205,9 @@ def test_a_key_that_is_not_finite_stays_visible():
     model = build_model()
     _, state = continued(model, torch.randint(0, 50, (2, 5)), None, 0)
     state.cache.keys[1, 0, 0, 2] = float("nan")
-    hidden, _ = model.step(torch.tensor([[3], [3]]), state)
-    assert not hidden[0].isfinite().any() and hidden[1].isfinite().all()
+    for tokens in (1, 3):
+        hidden, _ = model.step(torch.full((2, tokens), 3), state.clone())
+        assert not hidden[0].isfinite().any() and hidden[1].isfinite().all()
 
 
 def test_a_copy_reads_its_own_weights():
