@@ -33,6 +33,8 @@ _SAME_TOKENS = {
     "`schedule=linear`": "schedule=linear{no_decay}",
     "`schedule=cosine`": "schedule=cosine{no_decay}",
     "`wsd`, decay over the last 30 %": "schedule.decay=0.3",
+    "`wsd`, decay over the last 95 %": "schedule.decay=0.95",
+    "weight decay {other}": "optimizer.weight_decay={other}",
     "no logit cap": "model.logit_softcap=null",
     "tied head": "model.tie_embeddings=true",
     "no n-gram tables": "model.ngram_rows=[]",
@@ -44,7 +46,7 @@ _SAME_TOKENS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """base: options of every row. rows: name -> further options. numbers: what stands for {name} in the rows."""
+    """base: options of every row. rows: name -> further options. numbers: what stands for {name} in both."""
 
     base: str
     rows: dict[str, str]
@@ -64,7 +66,7 @@ TABLES = {
             "tables up to the fifth order": "model.ngram_rows=[6724,16384,16384,16384]",
         },
         # the experiment names a key of its schedule, which others have not
-        numbers={"half": 6, "twice": 600, "short": 32, "double": 24, "no_decay": " ~schedule.decay"},
+        numbers={"half": 6, "twice": 600, "short": 32, "double": 24, "no_decay": " ~schedule.decay", "other": 0.1},
     ),
     "wikitext2": Table(
         base="data=wikitext2 tokenizer=bpe tokenizer.vocab_size=4096 model.d_model=128 model.n_layers=2 "
@@ -74,7 +76,7 @@ TABLES = {
             "pairs and triples": "model.ngram_rows=[16384,16384]",
             "pairs in 65,536 rows": "model.ngram_rows=[65536]",
         },
-        numbers={"half": 4, "twice": 600, "short": 64, "double": 16, "no_decay": ""},
+        numbers={"half": 4, "twice": 600, "short": 64, "double": 16, "no_decay": "", "other": 0},
     ),
     "88s": Table(
         base="experiment=shakespeare_char_88s data.val_fraction=0.045 data.test_fraction=0.1 "
@@ -134,7 +136,10 @@ def main() -> None:
         first = first or loss
         steps, processor = (median(run[key] for run in runs) for key in ("steps", "processor"))
         spread = f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else ""
-        print(f"| {row} | {loss:.3f}{spread} | {loss - first:+.3f} | {steps:,.0f} | {processor:.0f} |", flush=True)
+        print(
+            f"| {row.format(**table.numbers)} | {loss:.3f}{spread} | {loss - first:+.3f} | {steps:,.0f} | {processor:.0f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
