@@ -136,10 +136,8 @@ def main() -> None:
         first = first or loss
         steps, processor = (median(run[key] for run in runs) for key in ("steps", "processor"))
         spread = f" ({min(losses):.3f} to {max(losses):.3f})" if len(losses) > 1 else ""
-        print(
-            f"| {row.format(**table.numbers)} | {loss:.3f}{spread} | {loss - first:+.3f} | {steps:,.0f} | {processor:.0f} |",
-            flush=True,
-        )
+        said = row.format(**table.numbers)
+        print(f"| {said} | {loss:.3f}{spread} | {loss - first:+.3f} | {steps:,.0f} | {processor:.0f} |", flush=True)
 
 
 if __name__ == "__main__":
