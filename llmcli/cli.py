@@ -273,6 +273,8 @@ def read(name: str, words: Sequence[str]) -> Arguments:
         elif key in command.texts and (option.startswith("--") or equals):
             found.texts.setdefault(key, []).append(value if equals else _next(queue, option, any_text=True))
         elif word.startswith("--") and len(option) > 2:
+            if meant := nearest(key, command.texts, cutoff=0.8):
+                raise InputError(f"there is no option {option}.{did_you_mean('--' + meant.replace('_', '-'))}")
             if key in command.booleans:
                 found.overrides.append(f"{key}={value.lower() if equals else 'true'}")
             else:

@@ -19,6 +19,7 @@ from llmcli.tasks.base import Task
 Precision = Literal["auto", "32", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "32", "bf16", "int8", "int4")
 _BITS: dict[str, Bits] = {"int8": 8, "int4": 4}
+_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 def precision_of(value: object) -> Precision:
@@ -71,16 +72,20 @@ def prepare(task: Task, precision: Precision, device: torch.device | str, *, gen
         if not generating:
             return ""
         prepare_for_generation(task, dtype)
-        return "" if dtype == torch.float32 else f"bfloat16 ({'; '.join(filter(None, (why, _slower(device))))})"
-    if precision in ("32", "bf16"):
-        prepare_for_generation(task, torch.float32 if precision == "32" else torch.bfloat16)
+        return f"{_NAMES[dtype]} ({why})" if why else ""
+    if precision == "32":
+        prepare_for_generation(task, torch.float32)
         return ""
+    slower = _slower(device)
+    if precision == "bf16":
+        prepare_for_generation(task, torch.bfloat16)
+        return f"bfloat16 ({slower})" if slower else ""
     fuse(task)
     report = quantise(task, bits=_BITS[precision])
     task.to(dtype).requires_grad_(False)
     settle(task)
     report.after = storage_bytes(task)
-    return str(report)
+    return f"{report}; {slower}" if slower else str(report)
 
 
 def _slower(device: torch.device) -> str:
@@ -90,10 +95,14 @@ def _slower(device: torch.device) -> str:
 
 
 def _fastest(task: Task, device: torch.device) -> tuple[torch.dtype, str]:
-    """What a task that generates is fastest in, and why; float32 for every other."""
+    """What a task that generates is fastest in, and why, if that is worth saying; float32 for every other."""
     model = getattr(task, "model", None)
     if not isinstance(model, Backbone) or not task.generates:
         return torch.float32, ""
     wide = device.type == "cpu" and model.steps_by_kernel and model.d_model >= KERNEL_BF16_WIDTH
     by_kernel = wide and decoder.available()  # not asked for others: the first time it is compiled
-    return generation_precision(device=device.type, kind=model.kind, width=model.d_model, by_kernel=by_kernel)
+    dtype, why = generation_precision(device=device.type, kind=model.kind, width=model.d_model, by_kernel=by_kernel)
+    could = wide and torch.cpu._is_avx512_bf16_supported()
+    if dtype == torch.float32 and (by_kernel or not could):
+        return dtype, ""  # as anywhere
+    return dtype, "; ".join(filter(None, (why, _slower(device))))

@@ -4,7 +4,8 @@ Lightning enters a profiler, formats a line for its log and looks up the same pr
 hooks of a step, whether anything is called there or not. Here the same hooks are called in the same order, by the same
 counters, with nothing around them. It is written for the releases that `RELEASES` names, and takes Lightning's own way
 with any other, with several devices, float16's scaler, a logger or profiler of Lightning's, and for the first batch
-after a resume. `tests/test_training_loop.py` compares the two hook by hook: what passes there may be named.
+after a resume. `tests/test_training_loop.py` compares the two hook by hook: what passes there may be named. Callbacks
+that come or go in a step are heard of from the next one on; a hook that is put on an object in an epoch, in the next.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class ShortEpochLoop(_TrainingEpochLoop):
             self._after: Callable[[Any, int], Any] = after
             self._module, self._plugin = trainer.lightning_module, trainer.precision_plugin
             self._device = trainer.strategy.root_device
-            self._hooks = {name: _written(trainer, name) for name in _CALLED}
+            self._look_for_hooks()
 
     def _on_before_fetch(self) -> None:
         if not self._short:
@@ -100,6 +101,8 @@ class ShortEpochLoop(_TrainingEpochLoop):
             return super().advance(data_fetcher)
         self.val_loop.restarting = False
         trainer, progress = self.trainer, self.batch_progress
+        if trainer.callbacks != self._callbacks:
+            self._look_for_hooks()
         batch, _, _ = next(data_fetcher)
         batch_idx = self.batch_idx + 1
         progress.is_last_batch = data_fetcher.done
@@ -135,6 +138,10 @@ class ShortEpochLoop(_TrainingEpochLoop):
             super().on_advance_end(data_fetcher)
         elif not self._should_accumulate():
             self._batches_that_stepped += 1
+
+    def _look_for_hooks(self) -> None:
+        self._callbacks = list(self.trainer.callbacks)
+        self._hooks = {name: _written(self.trainer, name) for name in _CALLED}
 
     def _call(self, name: str, *given: Any) -> None:
         """A hook of all callbacks and then of the module, which know by its name where they log."""
@@ -180,7 +187,7 @@ class ShortEpochLoop(_TrainingEpochLoop):
 
     def _clip(self, optimizer: Optimizer) -> None:
         value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
-        if _overridden(self._module, "configure_gradient_clipping"):
+        if any(_overridden(self._module, name) for name in ("configure_gradient_clipping", "clip_gradients")):
             given = {"gradient_clip_val": value, "gradient_clip_algorithm": algorithm}
             self._ask("configure_gradient_clipping", optimizer, **given)
         elif value:  # what Lightning's own hook comes to

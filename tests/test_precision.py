@@ -69,8 +69,9 @@ def test_a_device_that_was_never_measured_gets_the_safe_choice():
 @pytest.mark.usefixtures("bf16_cpu")
 def test_what_was_asked_for_wins_and_is_said():
     asked = pick(width=1024, precision="32-true", compile=True)
-    assert asked == Choice("32-true", True, "float32 (as asked), compile as asked")
-    assert pick(width=8, precision="bf16-true", compile=False).reason == "bfloat16 weights (as asked), compile as asked"
+    assert asked == Choice("32-true", True, "float32 (as asked), compile on, as asked")
+    off = pick(width=8, precision="bf16-true", compile=False)
+    assert off.reason == "bfloat16 weights (as asked), compile off, as asked"
 
 
 def test_compiling_must_earn_back_its_cost():

@@ -171,6 +171,11 @@ class Line(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class Always(Line):
+    def training_step(self, batch: Tensor, batch_idx: int) -> Any:
+        return self.layer(batch).square().mean()
+
+
 class Stops(Line):
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> int | None:
         return -1 if batch_idx == 2 else None
@@ -192,6 +197,48 @@ def lines(module: Line, *, short: bool, **given: Any) -> tuple[pl.Trainer, list[
         training_loop.shorten(trainer)
     trainer.fit(module, torch.utils.data.DataLoader(torch.arange(10.0)[:, None], batch_size=2))
     return trainer, [module.layer.weight.item(), module.layer.bias.item(), module.seen]
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value", None])
+def test_gradients_are_clipped_as_lightning_does(algorithm: str | None) -> None:
+    clipped = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": algorithm}
+    trainer, found = lines(Always(), short=True, **clipped)
+    assert trainer.fit_loop.epoch_loop._short
+    assert found == lines(Always(), short=False, **clipped)[1] != lines(Always(), short=True)[1]
+
+
+class OwnClip(Line):
+    def clip_gradients(self, *given: Any, **named: Any) -> None:
+        self.seen += 100
+
+
+def test_an_own_way_to_clip_is_asked() -> None:
+    found = lines(OwnClip(), short=True)[1]
+    assert found == lines(OwnClip(), short=False)[1] and found[-1] > 500
+
+
+class Counts(pl.Callback):
+    """Called until its second batch has ended, when another one takes its place."""
+
+    def __init__(self, after: pl.Callback | None = None) -> None:
+        self.called, self.after = 0, after
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.called += 1
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.after is not None and self.called == 2:
+            trainer.callbacks[trainer.callbacks.index(self)] = self.after
+
+
+def test_callbacks_come_and_go() -> None:
+    counted = []
+    for short in (True, False):
+        first = Counts(Counts())
+        lines(Line(), short=short, callbacks=[first])
+        assert first.after is not None
+        counted.append((first.called, first.after.called))
+    assert counted == [(2, 8), (2, 8)]
 
 
 def test_a_step_that_gives_a_dict_or_nothing() -> None:

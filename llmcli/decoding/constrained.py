@@ -235,6 +235,7 @@ def _tokens(matcher: Any, vocab_size: int) -> NDArray[np.bool_]:
 
 
 def _unreadable(reason: str) -> InputError:
-    return InputError(
-        f"the constraint cannot be used: {reason.strip().splitlines()[0] if reason.strip() else 'unknown'}"
-    )
+    # the first line names the pattern, a later one what is wrong with it
+    first, *rest = reason.strip().splitlines() or ["unknown"]
+    wrong = next((line.strip() for line in rest if line.startswith("error:")), "")
+    return InputError(f"the constraint cannot be used: {first} {wrong}".rstrip())

@@ -211,7 +211,7 @@ void run(Step& step, Make weight_of, int thread) {
   const int64_t M = step.rows * step.tokens, D = shape.width, F = shape.feed_forward;
   const int64_t inner = shape.heads * shape.head_size, all = shape.heads + 2 * shape.kv_heads;
   std::vector<bf16> normal(M * D);
-  std::vector<float> sums(M * std::max({D, F, inner}) / GROUP), scores(step.room + 1 + LANES);
+  std::vector<float> sums(shape.bits == 4 ? M * std::max({D, F, inner}) / GROUP : 0), scores(step.room + 1 + LANES);
   const auto normalise = [&] {
     for (int64_t m = 0; m < M; ++m) rms_norm(step.x + m * D, D, normal.data() + m * D);
   };

@@ -232,8 +232,9 @@ class Transformer(Backbone):
         if self.ngram_embedding.tables:
             x = x + self.ngram_embedding(state.remember(ids, self.ngram_embedding.order))
         x = self.dropout(norm(x))
-        real = None if lengths is None else self._real_places(ids, lengths)
-        if self._decoder is not None and (real is None or n_new <= FEW_TOKENS) and x.dtype == torch.bfloat16:
+        few = self._decoder is not None and n_new <= FEW_TOKENS
+        real = None if few or lengths is None else self._real_places(ids, lengths)
+        if self._decoder is not None and real is None and x.dtype == torch.bfloat16:
             x = self._decoder.step(x, *cache.room_for(n_new), cache.lengths)
             cache.advance(n_new if lengths is None else lengths)
             return x, state

@@ -157,7 +157,7 @@ class Task(pl.LightningModule, ABC):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """As ever, but quick for a plain value in the place of another, which is no parameter, buffer or module:
-        the name of the hook that is called is written down thirty times a step.
+        the name of the hook that is called is written down at each of them.
         """
         if type(value) in _PLAIN and name in self.__dict__:
             self.__dict__[name] = value
