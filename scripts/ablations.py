@@ -14,6 +14,7 @@ choice.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
@@ -124,13 +125,22 @@ def trained(options: list[str], row: Path) -> dict[str, Any]:
     return found
 
 
+def seeds_of(text: str) -> list[int]:
+    return [int(seed) for seed in text.split(",")]
+
+
 def main() -> None:
-    name, root, seeds, *options = sys.argv[1:]
-    table, first = TABLES[name], 0.0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("folder", type=Path, help="where the runs are kept")
+    parser.add_argument("seeds", type=seeds_of, help="1,2,3")
+    parser.add_argument("options", nargs="*", metavar="KEY=VALUE", help="of every row: data.path=FOLDER")
+    asked = parser.parse_args()
+    table, first = TABLES[asked.table], 0.0
     print("| row | loss | beside the first | steps | processor seconds |\n|---|---|---|---|---|", flush=True)
     for row in table.rows:
-        place = Path(root) / name / "".join(each if each.isalnum() else "-" for each in row).strip("-")
-        runs = [trained([*table.options(row), f"seed={seed}", *options], place) for seed in seeds.split(",")]
+        place = asked.folder / asked.table / "".join(each if each.isalnum() else "-" for each in row).strip("-")
+        runs = [trained([*table.options(row), f"seed={seed}", *asked.options], place) for seed in asked.seeds]
         losses = [run["val_loss"] for run in runs]
         loss = median(losses)
         first = first or loss

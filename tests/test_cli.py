@@ -45,6 +45,12 @@ def _replace(monkeypatch, run):
 # -- what a command receives ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("--promt", "--prompt"), ("--prompt-fil", "--prompt-file")])
+def test_a_misspelt_option_of_text_is_known(capsys, typed, meant):
+    assert cli.main(["generate", typed, "hi"]) == 2
+    assert f"there is no option {typed}. Did you mean {meant}?" in capsys.readouterr().err
+
+
 def test_options_are_overrides(received):
     assert cli.main(["train", "--seed", "7", "--trainer.max-steps=9", "--dry-run", "model=lstm", "--json"]) == 0
     cfg = received["cfg"]
