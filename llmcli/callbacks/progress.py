@@ -101,7 +101,8 @@ class ProgressBar(Callback):
             )
         elif time.monotonic() - self._last_line >= self._line_every:
             self._last_line = time.monotonic()
-            ui.note(f"epoch {now.epoch + 1}  step {self._count(now.step)}  {self._figures(now)}")
+            count = self._count(now.step).removesuffix(" steps")
+            ui.note(f"epoch {now.epoch + 1}  step {count}  {self._figures(now)}")
 
     def _stop(self) -> None:
         if self._bar is not None:
